@@ -1,0 +1,207 @@
+"""Times making pictures beside diffusers on the same model folder, in one run, turn by turn.
+
+    python benchmarks/speed.py --model fashion
+
+Both run DDIM with the same number of steps, the same precision, size and guidance, guided at every step, to uint8 or
+float pixels in memory. Cold: a new process that loads, makes one picture and writes a PNG.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from interleaved import Timing, time_interleaved
+from rich.console import Console
+from rich.table import Table
+
+from toile.generation.pictures import generate
+from toile.generation.request import GenerateRequest
+from toile.latent_diffusion import LatentDiffusion, load
+from toile.model_folder import find_model
+from toile.weights.files import write_json_atomically
+
+PROMPTS = ("navy blue checked shirt for men", "red handbag for women", "black sports shoes for men", "white t-shirt")
+OURS, THEIRS = "toile", "diffusers"
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+# What a person would type to get one picture from diffusers.
+DIFFUSERS_SCRIPT = """
+import sys, torch
+from diffusers import StableDiffusionPipeline
+folder, dtype, steps, guidance, width, height, count, out = sys.argv[1:]
+pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=getattr(torch, dtype))
+pictures = pipe(["white t-shirt"] * int(count), num_inference_steps=int(steps), guidance_scale=float(guidance),
+                width=int(width), height=int(height)).images
+for number, picture in enumerate(pictures):
+    picture.save(f"{out}/{number}.png")
+"""
+# A child begins with the peak memory of the process that starts it, so a small process must start what is measured.
+MEASURING_SCRIPT = """
+import json, resource, subprocess, sys, time
+started = time.perf_counter()
+with open(sys.argv[1], "wb") as log:
+    exit_code = subprocess.call(sys.argv[2:], stdout=log, stderr=subprocess.STDOUT)
+seconds, usage = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps({"exit_code": exit_code, "seconds": seconds, "maxrss": usage.ru_maxrss}))
+"""
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    console, folder = Console(), find_model(arguments.model)
+    threads = torch.get_num_threads()
+    console.print(f"{threads} threads, {arguments.dtype}, {arguments.steps} steps, torch {torch.__version__}")
+    rows: list[tuple[str, str, str, str]] = []
+    facts: dict[str, object] = {"arguments": {key: str(value) for key, value in vars(arguments).items()}}
+    ours, theirs = load_both(folder, arguments)
+    for batch_size, rounds in [(1, arguments.rounds), *((size, arguments.batch_rounds) for size in arguments.batches)]:
+        timings = time_interleaved(
+            {
+                OURS: ours_maker(ours, batch_size, arguments),
+                THEIRS: theirs_maker(theirs, batch_size, ours, arguments),
+            },
+            rounds,
+        )
+        rows += warm_rows(batch_size, timings)
+        facts[f"warm, batch of {batch_size}"] = {name: timing.seconds for name, timing in timings.items()}
+        console.print(f"batches of {batch_size} done")
+    for count in (1, 16):
+        runs = time_cold(folder, ours, count, arguments)
+        rows += cold_rows(count, runs)
+        facts[f"cold, {count} pictures"] = {name: [vars(run) for run in done] for name, done in runs.items()}
+    table = Table(title=f"{arguments.model}, median (range)", title_justify="left")
+    for column in ("", OURS, THEIRS, f"{THEIRS} / {OURS}"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    if arguments.out is not None:
+        write_json_atomically(arguments.out, facts)
+        console.print(f"written: {arguments.out}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="fashion", help="a model folder, or the bundled model's name")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="bfloat16")
+    parser.add_argument("--batches", type=int, nargs="*", default=[16, 50, 100])
+    parser.add_argument("--rounds", type=int, default=9, help="of single pictures")
+    parser.add_argument("--batch-rounds", type=int, default=3)
+    parser.add_argument("--cold-rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="default: torch's choice")
+    parser.add_argument("--out", type=Path, help="a JSON file for all the times")
+    arguments = parser.parse_args()
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    return arguments
+
+
+def load_both(folder: Path, arguments: argparse.Namespace) -> tuple[LatentDiffusion, StableDiffusionPipeline]:
+    """Our model without the savings that diffusers' pipeline does not have, and the pipeline."""
+    model = load(folder, "cpu", arguments.dtype)
+    plain = dataclasses.replace(model.defaults, guidance_interval=None, guidance_rescale=0.0, negative="")
+    plain = dataclasses.replace(plain, sampler="ddim", spacing=None, eta=None)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=DTYPES[arguments.dtype])
+    pipeline.set_progress_bar_config(disable=True)
+    return dataclasses.replace(model, defaults=plain), pipeline
+
+
+def ours_maker(model: LatentDiffusion, batch_size: int, arguments: argparse.Namespace) -> Callable[[], object]:
+    request = GenerateRequest(
+        prompts(batch_size), steps=arguments.steps, guidance=arguments.guidance, batch_size=batch_size
+    )
+    return lambda: list(generate(model, request))
+
+
+def theirs_maker(
+    pipeline: StableDiffusionPipeline, batch_size: int, model: LatentDiffusion, arguments: argparse.Namespace
+) -> Callable[[], object]:
+    return lambda: pipeline(
+        list(prompts(batch_size)),
+        num_inference_steps=arguments.steps,
+        guidance_scale=arguments.guidance,
+        width=model.defaults.width,
+        height=model.defaults.height,
+        generator=[torch.Generator().manual_seed(seed) for seed in range(batch_size)],
+        output_type="np",
+    )
+
+
+def prompts(count: int) -> tuple[str, ...]:
+    return tuple(PROMPTS[index % len(PROMPTS)] for index in range(count))
+
+
+def warm_rows(batch_size: int, timings: dict[str, Timing]) -> list[tuple[str, str, str, str]]:
+    ours, theirs = timings[OURS], timings[THEIRS]
+    ratio = f"{theirs.median / ours.median:.2f}"
+    rows = [(f"{batch_size} at once, warm", ours.describe(), theirs.describe(), ratio)]
+    if batch_size > 1:
+        rows.append((f"  a picture of {batch_size}", ours.describe(batch_size), theirs.describe(batch_size), ratio))
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class ColdRun:
+    """A whole process: wall time, and the most memory it held."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def time_cold(
+    folder: Path, model: LatentDiffusion, count: int, arguments: argparse.Namespace
+) -> dict[str, list[ColdRun]]:
+    """New processes, turn by turn; the files are in the system's cache, as after a first start."""
+    width, height = model.defaults.width, model.defaults.height
+    numbers = [str(value) for value in (arguments.steps, arguments.guidance)]
+    runs: dict[str, list[ColdRun]] = {OURS: [], THEIRS: []}
+    for number in range(-1, arguments.cold_rounds):
+        with tempfile.TemporaryDirectory() as out:
+            ours = [str(Path(sys.executable).with_name("toile")), "generate", "white t-shirt", "-n", str(count)]
+            ours += ["--model", str(folder), "--steps", numbers[0], "--guidance", numbers[1], "--sampler", "ddim"]
+            ours += ["--guidance-interval", "0", "1e9", "--guidance-rescale", "0"]  # everywhere, as diffusers does
+            ours += ["--dtype", arguments.dtype, "--batch-size", str(count), "--out", f"{out}/ours"]
+            theirs = [sys.executable, "-c", DIFFUSERS_SCRIPT, str(folder), arguments.dtype, *numbers]
+            theirs += [str(width), str(height), str(count), out]
+            for name, command in ((OURS, ours), (THEIRS, theirs)):
+                run = run_cold(command, Path(out) / f"{name}.log")
+                if number >= 0:
+                    runs[name].append(run)
+    return runs
+
+
+def run_cold(command: list[str], log: Path) -> ColdRun:
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURING_SCRIPT, str(log), *command], capture_output=True, text=True, check=True
+    )
+    facts = json.loads(measured.stdout)
+    if facts["exit_code"]:
+        message = log.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"{command[0]} ended with {facts['exit_code']}: {message}")
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return ColdRun(facts["seconds"], facts["maxrss"] * unit)
+
+
+def cold_rows(count: int, runs: dict[str, list[ColdRun]]) -> list[tuple[str, str, str, str]]:
+    ours, theirs = (Timing(tuple(run.seconds for run in runs[name])) for name in (OURS, THEIRS))
+    ours_peak, theirs_peak = (max(run.peak_bytes for run in runs[name]) / 1e9 for name in (OURS, THEIRS))
+    what = "1 picture" if count == 1 else f"{count} pictures"
+    return [
+        (f"{what}, new process to file", ours.describe(), theirs.describe(), f"{theirs.median / ours.median:.2f}"),
+        (f"  peak memory of {what}", f"{ours_peak:.2f} GB", f"{theirs_peak:.2f} GB", f"{theirs_peak / ours_peak:.2f}"),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The command line: parse, call one verb, show. Each command imports what it needs when it runs."""

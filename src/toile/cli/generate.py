@@ -1,0 +1,181 @@
+"""toile generate: words to pictures."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from toile.errors import ToileError
+
+if TYPE_CHECKING:
+    from toile.cli.picture_folder import PictureFolder
+    from toile.generation.pictures import Picture
+    from toile.generation.request import GenerateRequest
+    from toile.latent_diffusion import LatentDiffusion
+
+_LARGEST_DRAWN_SEED = 2**32
+
+
+def generate(
+    prompt: Annotated[str | None, Parameter(name=["--prompt", "-p"])] = None,
+    *,
+    num: Annotated[int, Parameter(name=["--num", "-n"])] = 1,
+    seed: int | None = None,
+    out: Path = Path("pictures"),
+    negative: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    guidance_rescale: float | None = None,
+    sampler: str | None = None,
+    spacing: str | None = None,
+    eta: float | None = None,
+    size: str | None = None,
+    model: str = "fashion",
+    device: str = "auto",
+    dtype: str = "auto",
+    prompts_file: Path | None = None,
+    batch_size: int | None = None,
+    json_output: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Make pictures from words.
+
+    Each picture is a PNG file with its full recipe inside (see toile replay), and a contact sheet shows them all.
+    Whatever is not given is the model's own default. A prompt that begins with "-" goes after "--".
+
+    Args:
+        prompt: what the pictures should show.
+        num: pictures for each prompt.
+        seed: of the first picture; the next ones have seed + 1, seed + 2, ... Without it one is drawn and printed.
+        out: folder for the pictures; files in it are never overwritten.
+        negative: what the pictures should not show.
+        steps: sampler steps; more is slower and, up to a point, better.
+        guidance: how strictly to follow the prompt; 1 is off, and twice as fast.
+        guidance_interval: noise levels LOW HIGH between which guidance is on.
+        guidance_rescale: 0 to 1, tames the contrast of strong guidance.
+        sampler: for example ddim, euler, euler_ancestral, heun, dpmpp_2m, unipc; A1111's and diffusers' names work too.
+        spacing: of the noise levels: trailing, leading, linspace or karras.
+        eta: 0 to 1, share of fresh noise, for the samplers that take some.
+        size: width x height in pixels, for example 64x80.
+        model: the name of the bundled model, or a model folder.
+        device: auto, cpu, cuda, cuda:N or mps.
+        dtype: auto, float32, bfloat16 or float16.
+        prompts_file: a text file with one prompt a line; blank lines are skipped.
+        batch_size: pictures made together.
+        json_output: print the result as JSON.
+    """
+    prompts = _prompts(prompt, prompts_file)
+    width, height = (None, None) if size is None else parse_size(size)
+
+    from toile.cli.picture_folder import PictureFolder
+    from toile.generation.request import GenerateRequest
+    from toile.latent_diffusion import LatentDiffusion
+
+    request = GenerateRequest(
+        prompts,
+        secrets.randbelow(_LARGEST_DRAWN_SEED) if seed is None else seed,
+        num,
+        negative,
+        width,
+        height,
+        steps,
+        guidance,
+        guidance_interval,
+        guidance_rescale,
+        sampler,
+        spacing,
+        eta,
+        batch_size,
+    )
+    folder = PictureFolder(out)
+    loaded = LatentDiffusion.load(model, device, dtype)
+    started = time.monotonic()
+    result = _make(loaded, request, folder)
+    result["seconds"] = round(time.monotonic() - started, 3)
+    print(json.dumps(result, indent=2) if json_output else _summary(result))
+    return 0
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "64x80" -> (64, 80).
+
+    Raises:
+        ToileError: it is no width x height.
+    """
+    width, sign, height = text.lower().partition("x")
+    try:
+        if sign:
+            return int(width), int(height)
+    except ValueError:
+        pass  # falls through to the one message for all that is wrong
+    raise ToileError(f"size is {text!r}; write width x height in pixels, for example 64x80")
+
+
+def _prompts(prompt: str | None, prompts_file: Path | None) -> tuple[str, ...]:
+    if (prompt is None) == (prompts_file is None):
+        raise ToileError('give either a prompt, for example toile generate "red dress", or --prompts-file FILE')
+    if prompts_file is None:
+        return (prompt or "",)
+    try:
+        text = prompts_file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ToileError(f"cannot read {prompts_file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ToileError(f"{prompts_file} is no UTF-8 text (byte {error.start})") from error
+    prompts = tuple(line.strip() for line in text.split("\n") if line.strip())
+    if not prompts:
+        raise ToileError(f"{prompts_file} holds no prompt; write one a line")
+    return prompts
+
+
+def _make(model: LatentDiffusion, request: GenerateRequest, folder: PictureFolder) -> dict[str, Any]:
+    from toile.cli.progress import ProgressDisplay
+    from toile.device import dtype_name
+    from toile.generation.pictures import GenerateStep
+    from toile.generation.pictures import generate as generate_pictures
+
+    events = generate_pictures(model, request)
+    total = len(request.prompts) * request.num_images
+    pictures: list[dict[str, Any]] = []
+    result: dict[str, Any] = {"folder": str(folder.folder), "pictures": pictures, "seed": request.seed}
+    result |= {"device": str(model.device), "dtype": dtype_name(model.dtype)}
+    with ProgressDisplay("generate") as display:
+        display.print(f"{model.origin} on {result['device']} in {result['dtype']}, seed {request.seed}")
+        try:
+            for event in events:
+                if isinstance(event, GenerateStep):
+                    display.show(event.fraction, f"{len(pictures)} of {total} pictures")
+                    continue
+                pictures.append(_entry(event, folder.add(event)))
+                for warning in event.warnings:
+                    display.print(f"picture {event.index + 1}: {warning}")
+                result["settings"] = asdict(event.recipe.settings)
+                result["model"] = None if event.recipe.model is None else asdict(event.recipe.model)
+        finally:
+            folder.finish_sheet()  # stopped early, what is there gets its sheet too
+    result["sheets"] = [str(sheet) for sheet in folder.sheets]
+    return result
+
+
+def _entry(picture: Picture, path: Path) -> dict[str, Any]:
+    recipe = picture.recipe
+    return {
+        "path": str(path),
+        "prompt": recipe.prompt,
+        "seed": recipe.seed,
+        "dtype": recipe.machine.dtype,
+        "warnings": list(picture.warnings),
+    }
+
+
+def _summary(result: dict[str, Any]) -> str:
+    pictures, sheets = result["pictures"], result["sheets"]
+    what = pictures[0]["path"] if len(pictures) == 1 else f"{len(pictures)} pictures in {result['folder']}"
+    sheet = sheets[0] if len(sheets) == 1 else f"{len(sheets)} sheets, the first {sheets[0]}"
+    return f"{what} (seed {result['seed']}, {result['seconds']:.1f} s), side by side: {sheet}"

@@ -1,0 +1,64 @@
+"""The entry point of `toile`: finds the command, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+
+from toile import __version__
+from toile.cli.describe import describe
+from toile.cli.generate import generate
+from toile.cli.replay import replay
+from toile.cli.train import train
+from toile.errors import ToileError
+
+EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+# Their help is their docstrings, so they are imported here; what is heavy they import when they run.
+_COMMANDS = (generate, replay, describe, train)
+
+
+def build_app() -> App:
+    """All commands under one name."""
+    app = App(
+        name="toile",
+        help="Pictures of clothing and art from words, with proof. Each command explains itself: toile COMMAND --help",
+        version=__version__,
+        help_format="plaintext",
+        default_parameter=Parameter(negative=()),
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    for command in _COMMANDS:
+        app.command(command)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line; returns its exit code: 0 done, 1 failed, 2 wrong input, 128 + n stopped by signal n."""
+    try:
+        return build_app()(list(arguments), exit_on_error=False, print_error=False) or EXIT_DONE
+    except UnusedCliTokensError as error:
+        rest = " ".join(error.unused_tokens or ())
+        return _complain(f"nothing takes {rest!r}; put a text of several words in quotes")
+    except CycloptsError as error:
+        return _complain(f"{' '.join(str(error).split())} (see toile --help)")
+    except ToileError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        print("toile: stopped; what was finished is kept", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def main() -> None:
+    """Runs the command line of this process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _complain(message: str) -> int:
+    # Prompts and paths may hold what the terminal cannot show (half surrogates) or should not (line breaks).
+    line = " ".join(message.split()).encode("utf-8", errors="replace").decode("utf-8")
+    print(f"toile: {line}", file=sys.stderr)
+    return EXIT_WRONG_INPUT

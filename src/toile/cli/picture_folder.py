@@ -1,0 +1,87 @@
+"""Where pictures of one command go: numbered PNG files and contact sheets, beside what is already there."""
+
+from __future__ import annotations
+
+import io
+import re
+import unicodedata
+from pathlib import Path
+
+from PIL import Image
+
+from toile.data.images import contact_sheet
+from toile.errors import ToileError
+from toile.generation.pictures import Picture
+from toile.weights.files import write_atomically
+
+PICTURES_PER_SHEET = 64
+_SLUG_LENGTH = 60
+_CELL_WIDTH = 160
+
+
+class PictureFolder:
+    """Writes pictures as they come, never over a file that was there before.
+
+    Args:
+        folder: made if absent.
+
+    Raises:
+        ToileError: the path is a file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise ToileError(f"{folder} is a file; --out needs a folder")
+        self.folder = folder
+        self.sheets: list[Path] = []
+        self._next_number = 1 + max((_number(path) for path in folder.glob("*.png")), default=0)
+        self._waiting: list[tuple[Image.Image, str]] = []
+
+    def add(self, picture: Picture) -> Path:
+        """Writes a picture, and a contact sheet whenever there are enough for one."""
+        recipe = picture.recipe
+        path = self.folder / f"{self._next_number:04d}-{slug(recipe.prompt)}-s{recipe.seed}.png"
+        picture.save(path)
+        self._next_number += 1
+        self._waiting.append((Image.fromarray(picture.pixels), recipe.prompt))
+        if len(self._waiting) == PICTURES_PER_SHEET:
+            self.finish_sheet()
+        return path
+
+    def finish_sheet(self) -> None:
+        """Writes the contact sheet of the pictures that are on none yet."""
+        if not self._waiting:
+            return
+        pictures, prompts = zip(*self._waiting, strict=True)
+        captions = [_printable(prompt) for prompt in prompts]
+        scale = max(1, round(_CELL_WIDTH / max(picture.width for picture in pictures)))
+        file = io.BytesIO()
+        contact_sheet(pictures, captions=captions, scale=scale).save(file, "PNG")
+        path = free_path(self.folder / "sheet.png")
+        write_atomically(path, file.getvalue())
+        self.sheets.append(path)
+        self._waiting = []
+
+
+def free_path(path: Path) -> Path:
+    """The path, or with -2, -3, ... before its suffix if that exists."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_stem(f"{path.stem}-{number}")
+    return candidate
+
+
+def slug(prompt: str) -> str:
+    """A prompt as a part of a file name: lower-case ASCII letters, digits and hyphens, at most 60."""
+    plain = unicodedata.normalize("NFKD", prompt[:1000]).encode("ascii", errors="ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain)[:_SLUG_LENGTH].strip("-") or "picture"
+
+
+def _number(path: Path) -> int:
+    match = re.match(r"(\d{4,9})-", path.name)
+    return int(match[1]) if match else 0
+
+
+def _printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in text)

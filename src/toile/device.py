@@ -1,0 +1,77 @@
+"""Where networks run and in which precision; "auto" is resolved here, once, and the answer is told to the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from toile.errors import ToileError
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of a name.
+
+    Args:
+        name: "auto" (cuda if there is one, else mps, else cpu), "cpu", "cuda", "cuda:1", "mps".
+
+    Raises:
+        ToileError: no such device, or it is not available here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ToileError(f"device {name!r} is unknown; allowed: auto, cpu, cuda, cuda:N, mps") from error
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": _has_mps(),
+    }
+    if not available.get(device.type, False):
+        here = ", ".join(kind for kind, present in available.items() if present)
+        raise ToileError(f"device {name!r} is not available here; available: {here}")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The floating-point type of a name.
+
+    Args:
+        name: "float32", "bfloat16", "float16" (or fp32, bf16, fp16), or "auto": half precision where the device
+            computes in it, that is bfloat16 on CPUs with AMX or AVX512-BF16 and on recent CUDA devices, float16 on
+            other GPUs, and float32 elsewhere.
+        device: where networks will run.
+
+    Raises:
+        ToileError: an unknown name.
+    """
+    if name in DTYPES:
+        return DTYPES[name]
+    if name != "auto":
+        raise ToileError(f"dtype {name!r} is unknown; allowed: auto, {', '.join(DTYPES)}")
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "mps":
+        return torch.float16
+    has_bfloat16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """ "float32" for torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()

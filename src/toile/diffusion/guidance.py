@@ -1,0 +1,104 @@
+"""Classifier-free guidance: pushes a picture away from what no prompt gives (Ho & Salimans 2022)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from toile.diffusion.denoiser import DenoiserLike, denoised_from_prediction, prediction_from_denoised
+from toile.errors import ToileError
+
+
+class ClassifierFreeGuidance:
+    """A denoiser whose estimate is `uncond + scale * (cond - uncond)`.
+
+    The scale means the same on denoised latents as on what the network predicts, since either is a linear function of
+    the other. Rescale does not: standard deviations differ between the two. It is applied to the prediction, as in
+    Lin et al. 2023, sec. 3.4, and in diffusers' `rescale_noise_cfg`.
+
+    Args:
+        denoiser: the denoiser to guide.
+        uncond: (1 or B, L, D) text states of the empty or negative prompt; one row serves every image.
+        scale: guidance_scale, 1 = off (one network batch of B, bit for bit the plain denoiser).
+        interval: guide only at noise levels sigma_low < sigma <= sigma_high (Kynkaanniemi et al. 2024); None = always.
+        rescale: 0 to 1, how far the guided prediction's standard deviation is brought back to the conditional one's.
+
+    Raises:
+        ToileError: scale not finite, interval not ascending, rescale outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        denoiser: DenoiserLike,
+        uncond: Tensor,
+        scale: float,
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+    ) -> None:
+        if not math.isfinite(scale):
+            raise ToileError(f"guidance scale is {scale}; give a finite number, 1 = off")
+        if interval is not None and not 0 <= interval[0] < interval[1]:
+            raise ToileError(f"guidance interval is {interval}; give two noise levels, 0 <= low < high")
+        if not 0 <= rescale <= 1:
+            raise ToileError(f"guidance rescale is {rescale}; allowed: 0 to 1")
+        self.denoiser = denoiser
+        self.uncond = uncond
+        self.scale = scale
+        self.interval = interval
+        self.rescale = rescale
+
+    @property
+    def prediction_type(self) -> str:
+        """What the network inside predicts: "epsilon" or "v_prediction"."""
+        return self.denoiser.prediction_type
+
+    def is_active(self, sigma: float | Tensor) -> bool:
+        """Whether guidance changes anything at this noise level (and so costs a doubled batch)."""
+        if self.scale == 1:
+            return False
+        return self.interval is None or self.interval[0] < float(sigma) <= self.interval[1]
+
+    def __call__(self, x: Tensor, sigma: float | Tensor, cond: Tensor) -> Tensor:
+        """Estimates the clean latents with guidance: one batch of 2 B where active, else one of B.
+
+        Args:
+            x: (B, C, H, W), `x0 + sigma * noise`.
+            sigma: one noise level for the whole batch, > 0.
+            cond: (B, L, D) text states.
+
+        Returns:
+            denoised, shape and dtype of x.
+
+        Raises:
+            ToileError: uncond and cond do not fit together.
+        """
+        if not self.is_active(sigma):
+            return self.denoiser(x, sigma, cond)
+        states = torch.cat([self._uncond_like(cond), cond])
+        without, denoised = self.denoiser(torch.cat([x, x]), sigma, states).chunk(2)
+        guided = without + (denoised - without) * self.scale
+        if self.rescale == 0:
+            return guided
+        return self._rescaled(guided, denoised, x, sigma)
+
+    def _uncond_like(self, cond: Tensor) -> Tensor:
+        if self.uncond.shape[1:] != cond.shape[1:] or len(self.uncond) not in (1, len(cond)):
+            raise ToileError(
+                f"uncond has shape {tuple(self.uncond.shape)}, cond {tuple(cond.shape)}; encode both to the same "
+                "number of tokens, and give one uncond or one per image"
+            )
+        return self.uncond.to(cond).expand_as(cond)
+
+    def _rescaled(self, guided: Tensor, denoised: Tensor, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Lin et al. 2023, eq. 15 and 16."""
+        prediction = prediction_from_denoised(guided, x, sigma, self.prediction_type)
+        target = prediction_from_denoised(denoised, x, sigma, self.prediction_type)
+        factor = _standard_deviation(target) / _standard_deviation(prediction)
+        prediction = prediction * (self.rescale * factor + (1 - self.rescale))
+        return denoised_from_prediction(prediction, x, sigma, self.prediction_type)
+
+
+def _standard_deviation(prediction: Tensor) -> Tensor:
+    return prediction.std(dim=tuple(range(1, prediction.ndim)), keepdim=True)

@@ -1,0 +1,93 @@
+"""Noise that belongs to an image: it depends on the image's seed and the draw's number, on nothing else.
+
+So an image is the same alone and in a batch, first and last, and a picture can be made again from its seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from toile.errors import ToileError
+
+NUM_SEEDS = 2**64
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+
+
+class ImageNoise:
+    """Standard normal noise for a batch of images.
+
+    Args:
+        seeds: one per image, 0 to 2 ** 64 - 1.
+        shape: (C, H, W) of one image's latents.
+
+    Raises:
+        ToileError: no seed, or one out of range.
+    """
+
+    def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int]) -> None:
+        if not seeds:
+            raise ToileError("no seeds given; give one per image")
+        self.seeds = tuple(_checked_seed(seed) for seed in seeds)
+        self.shape = shape
+
+    def draw(self, index: int) -> Tensor:
+        """The index-th noise of every image.
+
+        Args:
+            index: 0 is the noise sampling starts from; samplers take 1, 2, ... for their steps.
+
+        Returns:
+            (B, C, H, W) float32 on the CPU. Draw 0 of a seed is what `torch.randn` gives after `manual_seed(seed)`.
+        """
+        return torch.stack([self._draw_one(seed, index) for seed in self.seeds])
+
+    def _draw_one(self, seed: int, index: int) -> Tensor:
+        generator = torch.Generator().manual_seed(draw_seed(seed, index))
+        return torch.randn(self.shape, generator=generator)
+
+
+def draw_seed(seed: int, index: int) -> int:
+    """Seed of an image's index-th draw: the index-th output of SplitMix64 started at the image's seed.
+
+    PyTorch's CPU generator looks only at the lower 32 bits of what it is given, so seeds that differ by a multiple of
+    2 ** 32 share draw 0 (later draws differ).
+
+    Args:
+        seed: of the image, 0 to 2 ** 64 - 1.
+        index: 0 gives the seed itself.
+
+    Source: Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators", Fig. 17.
+    """
+    if index < 0:
+        raise ToileError(f"noise draw {index} does not exist; the first is 0")
+    if index == 0:
+        return seed
+    z = (seed + index * _GOLDEN_GAMMA) % NUM_SEEDS
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % NUM_SEEDS
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % NUM_SEEDS
+    return z ^ (z >> 31)
+
+
+def image_seeds(seed: int, num_images: int) -> list[int]:
+    """Seeds of several images asked for with one: seed, seed + 1, ... and after 2 ** 64 - 1 on from 0.
+
+    Args:
+        seed: of the first image, 0 to 2 ** 64 - 1.
+        num_images: at least 1.
+
+    Raises:
+        ToileError: seed or number out of range.
+    """
+    if num_images < 1:
+        raise ToileError(f"number of images is {num_images}; give at least 1")
+    first = _checked_seed(seed)
+    return [(first + i) % NUM_SEEDS for i in range(num_images)]
+
+
+def _checked_seed(seed: int) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < NUM_SEEDS:
+        raise ToileError(f"seed is {seed!r}; allowed: whole numbers from 0 to {NUM_SEEDS - 1}")
+    return seed

@@ -1,0 +1,1 @@
+"""The verb generate: a request becomes pictures, and a picture can be made again."""

@@ -1,0 +1,92 @@
+"""How much memory pictures need, so that what cannot fit is refused before it is tried."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from toile.errors import ToileError
+from toile.generation_settings import GenerationSettings
+from toile.latent_diffusion import LatentDiffusion
+
+_MARGIN = 1.25
+_WIDEST = 12  # the gated feed-forward holds 8 times the width, attention and the residual path the rest
+
+
+def estimated_bytes(model: LatentDiffusion, settings: GenerationSettings) -> int:
+    """Largest working memory of one batch, besides the weights.
+
+    Two moments compete: the U-Net at its finest level while it keeps the results of the way down, with the doubled
+    batch of guidance; and the decoder's last level, which works at the size of the pictures.
+    """
+    unet, vae = model.unet.config, model.vae.config
+    pixels = settings.width * settings.height
+    positions = pixels // vae.downsampling**2
+    rows = settings.batch_size * (1 if settings.guidance == 1 else 2)
+    kept = sum(
+        (unet.layers_per_block + 1) * channels * positions // 4**level
+        for level, channels in enumerate(unet.block_out_channels)
+    )
+    unet_values = rows * (kept + _WIDEST * unet.block_out_channels[0] * positions)
+    widest_at_full_size = vae.block_out_channels[min(1, len(vae.block_out_channels) - 1)]
+    decoder_values = settings.batch_size * 4 * widest_at_full_size * pixels
+    images = settings.batch_size * pixels * 3 * 9  # float32 twice and uint8
+    return round(_MARGIN * max(unet_values, decoder_values) * model.dtype.itemsize) + images
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that can be had on a device now; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    known = [amount for amount in (_available_in_system(), _available_in_container()) if amount is not None]
+    return min(known, default=None)
+
+
+def fits_memory(model: LatentDiffusion, settings: GenerationSettings, batch_size: int) -> bool:
+    """Whether a batch of this size needs no more memory than there is."""
+    available = available_bytes(model.device)
+    return available is None or estimated_bytes(model, replace(settings, batch_size=batch_size)) <= available
+
+
+def check_memory(model: LatentDiffusion, settings: GenerationSettings) -> None:
+    """Refuses a batch that needs more memory than there is.
+
+    Raises:
+        ToileError: with the estimate and what is available.
+    """
+    needed, available = estimated_bytes(model, settings), available_bytes(model.device)
+    if available is not None and needed > available:
+        raise ToileError(
+            f"{settings.batch_size} pictures of {settings.width}x{settings.height} at once need about "
+            f"{needed / 1e9:,.1f} GB of memory, {available / 1e9:,.1f} GB are free on {model.device}; "
+            "make them smaller or lower the batch size"
+        )
+
+
+def _available_in_system() -> int | None:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    names = getattr(os, "sysconf_names", {})  # absent on Windows
+    if "SC_AVPHYS_PAGES" in names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _available_in_container() -> int | None:
+    """What a Linux control group leaves; file cache counts as used there, so it is added back."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else int(limit) - used + int(statistics.get("file", 0))

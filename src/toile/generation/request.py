@@ -1,0 +1,65 @@
+"""What a person asks for, checked before anything is loaded or allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+from toile.diffusion.noise import NUM_SEEDS, image_seeds
+from toile.errors import ToileError
+from toile.generation_settings import GenerationSettings, check_text, check_whole
+
+MAX_PICTURES = 1_000_000
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """Pictures to make; whatever is None is the model's default.
+
+    Image i, counted over all prompts, has seed + i: the same picture whatever the batch size.
+
+    Attributes:
+        prompts: at least one text of any content; "" asks for nothing in particular.
+        seed: of the first picture, 0 to 2 ** 64 - 1.
+        num_images: pictures for each prompt.
+        negative, width, height, steps, guidance, guidance_interval, guidance_rescale, sampler, spacing, eta,
+            batch_size: see `GenerationSettings`.
+
+    Raises:
+        ToileError: a value out of range, with its name and what is allowed.
+    """
+
+    prompts: tuple[str, ...]
+    seed: int = 0
+    num_images: int = 1
+    negative: str | None = None
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float | None = None
+    sampler: str | None = None
+    spacing: str | None = None
+    eta: float | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.prompts, str) or not self.prompts:
+            raise ToileError(f"prompts is {self.prompts!r}; give a tuple of one or more texts")
+        for number, prompt in enumerate(self.prompts, start=1):
+            check_text(f"prompt {number}", prompt)
+        check_whole("seed", self.seed, 0, NUM_SEEDS - 1)
+        check_whole("num_images", self.num_images, 1, MAX_PICTURES)
+        check_whole("number of pictures", len(self.prompts) * self.num_images, 1, MAX_PICTURES)
+        self.settings_over(GenerationSettings(sampler="ddim"))
+
+    def settings_over(self, defaults: GenerationSettings) -> GenerationSettings:
+        """The full settings: what was asked for, and the defaults for the rest."""
+        names = {field.name for field in fields(GenerationSettings)}
+        given = {name: value for name, value in vars(self).items() if name in names and value is not None}
+        return replace(defaults, **given)
+
+    def images(self) -> list[tuple[str, int]]:
+        """(prompt, seed) of every picture, in order: all of the first prompt, then all of the second, ..."""
+        prompts = [prompt for prompt in self.prompts for _ in range(self.num_images)]
+        return list(zip(prompts, image_seeds(self.seed, len(prompts)), strict=True))

@@ -1,0 +1,96 @@
+"""How pictures are made: every number a picture depends on, besides its prompt, its seed and the model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from toile.diffusion.samplers import find_sampler
+from toile.diffusion.schedule import SPACINGS
+from toile.errors import ToileError
+
+MAX_SIDE = 8192
+MAX_STEPS = 1000
+MAX_GUIDANCE = 100.0
+MAX_BATCH_SIZE = 1024
+MAX_PROMPT_LENGTH = 100_000
+ETA_SAMPLERS = ("ddim", "euler_ancestral", "dpmpp_2m_sde")
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """A full set of choices; a model folder's toile.json holds the ones that suit the model.
+
+    Attributes:
+        width, height: of the pictures in pixels, up to 8192; models ask for multiples of their downsampling.
+        steps: sampler steps, 1 to 1000.
+        guidance: guidance_scale, 0 to 100; 1 = off (and half the work).
+        guidance_interval: (low, high) noise levels; guidance is on where low < sigma <= high; None = everywhere.
+        guidance_rescale: 0 to 1, how far guided predictions get back the spread of unguided ones.
+        sampler: any name that `find_sampler` knows.
+        spacing: of the noise levels: "trailing", "leading", "linspace", "karras"; None = the model's.
+        eta: share of fresh noise, 0 to 1, for the samplers in `ETA_SAMPLERS`; None = the sampler's own.
+        negative: what pictures should not show; "" = nothing in particular.
+        batch_size: pictures that pass the networks together, 1 to 1024.
+
+    Raises:
+        ToileError: a value out of range, with its name and what is allowed.
+    """
+
+    width: int = 512
+    height: int = 512
+    steps: int = 30
+    guidance: float = 7.5
+    guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float = 0.0
+    sampler: str = "dpmpp_2m"
+    spacing: str | None = None
+    eta: float | None = None
+    negative: str = ""
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        check_whole("width", self.width, 1, MAX_SIDE)
+        check_whole("height", self.height, 1, MAX_SIDE)
+        check_whole("steps", self.steps, 1, MAX_STEPS)
+        check_whole("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
+        check_number("guidance", self.guidance, 0.0, MAX_GUIDANCE)
+        check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
+        check_text("negative", self.negative)
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if not 0 <= low < high < math.inf:
+                raise ToileError(
+                    f"guidance_interval is {low:g} to {high:g}; allowed: two noise levels with 0 <= low < high"
+                )
+        if self.spacing is not None and self.spacing not in SPACINGS:
+            raise ToileError(f"spacing is {self.spacing!r}; allowed: {', '.join(SPACINGS)}")
+        sampler = find_sampler(self.sampler)
+        if self.eta is not None:
+            check_number("eta", self.eta, 0.0, 1.0)
+            if sampler.name not in ETA_SAMPLERS:
+                raise ToileError(f"eta does not apply to sampler {sampler.name}; it does to {', '.join(ETA_SAMPLERS)}")
+
+    def resolved_spacing(self, of_model: str) -> str:
+        """The spacing that counts: the one asked for, else the sampler name's ("... Karras"), else the model's."""
+        return self.spacing or find_sampler(self.sampler).spacing or of_model
+
+
+def check_whole(name: str, value: int, low: int, high: int) -> None:
+    """Refuses anything but a whole number from low to high."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ToileError(f"{name} is {value!r}; allowed: whole numbers from {low} to {high}")
+
+
+def check_number(name: str, value: float, low: float, high: float) -> None:
+    """Refuses NaN and anything outside low to high."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ToileError(f"{name} is {value!r}; allowed: {low:g} to {high:g}")
+
+
+def check_text(name: str, value: str) -> None:
+    """Refuses what is no text, and texts so long that they must be a mistake."""
+    if not isinstance(value, str):
+        raise ToileError(f"{name} is {value!r}; give a text")
+    if len(value) > MAX_PROMPT_LENGTH:
+        raise ToileError(f"{name} has {len(value):,} characters; allowed: up to {MAX_PROMPT_LENGTH:,}")

@@ -1,0 +1,163 @@
+"""The folder layout of a model: which component lies where, what other programs expect in it, and its content hash.
+
+`model_index.json`, `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/` are those of diffusers; `toile.json`,
+which is optional and ours, holds the settings that suit the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toile.errors import ToileError
+from toile.models.clip import CLIPTextConfig
+from toile.models.unet import UNetConfig
+from toile.models.vae import VAEConfig
+from toile.weights.files import file_sha256, read_json, write_json_atomically
+from toile.weights.folder import CONFIG_NAME, find_weights
+
+INDEX_NAME = "model_index.json"
+SETTINGS_NAME = "toile.json"
+SCHEDULE_NAME = "scheduler_config.json"
+PIPELINE_CLASS = "StableDiffusionPipeline"
+BUNDLED_MODEL = "fashion"
+
+_COMPONENT_CLASSES: Mapping[str, tuple[str, str]] = {
+    "scheduler": ("diffusers", "DDIMScheduler"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+}
+_TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True)
+class ComponentHashes:
+    """SHA-256 of the files of each component that a picture depends on."""
+
+    unet: str
+    vae: str
+    text_encoder: str
+    tokenizer: str
+    scheduler: str
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Which model it is.
+
+    Attributes:
+        path: the folder or name as it was given.
+        name: the folder's name.
+        hash: SHA-256 over all component hashes: equal for equal models wherever they lie.
+        components: the component hashes.
+    """
+
+    path: str
+    name: str
+    hash: str
+    components: ComponentHashes
+
+
+def find_model(model: str | Path) -> Path:
+    """The folder of a model: the name of the bundled one ("fashion"), or a path.
+
+    Raises:
+        ToileError: it is no model folder.
+    """
+    if str(model) == BUNDLED_MODEL:
+        folder = Path(__file__).parent / "assets" / BUNDLED_MODEL
+    else:
+        folder = Path(model)
+    if not folder.is_dir():
+        raise ToileError(
+            f"model {str(model)!r}: there is no folder {folder}; give a model's folder, or {BUNDLED_MODEL!r}"
+        )
+    if not (folder / INDEX_NAME).is_file():
+        raise ToileError(f"{folder} is no model folder: it has no {INDEX_NAME}")
+    pipeline = read_json(folder / INDEX_NAME).get("_class_name")
+    if pipeline != PIPELINE_CLASS:
+        raise ToileError(f"{folder} holds a {pipeline}; only models of the {PIPELINE_CLASS} layout can be loaded")
+    return folder
+
+
+def read_model_facts(model: str | Path) -> ModelFacts:
+    """Reads every file of a model once to tell exactly which model it is (about a second for 2 GB)."""
+    folder = find_model(model)
+    components = ComponentHashes(
+        unet=_network_hash(folder / "unet"),
+        vae=_network_hash(folder / "vae"),
+        text_encoder=_network_hash(folder / "text_encoder"),
+        tokenizer=_files_hash([folder / "tokenizer" / name for name in _TOKENIZER_FILES]),
+        scheduler=_files_hash([folder / "scheduler" / SCHEDULE_NAME]),
+    )
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(dataclasses.asdict(components).items()))
+    return ModelFacts(str(model), folder.resolve().name, hashlib.sha256(lines.encode()).hexdigest(), components)
+
+
+def write_model_index(folder: Path) -> None:
+    """Writes model_index.json, which tells diffusers the class of each component."""
+    components: dict[str, Any] = {name: list(names) for name, names in _COMPONENT_CLASSES.items()}
+    absent = {"feature_extractor": [None, None], "image_encoder": [None, None], "safety_checker": [None, None]}
+    entries = {"_class_name": PIPELINE_CLASS, **components, **absent, "requires_safety_checker": False}
+    write_json_atomically(folder / INDEX_NAME, entries)
+
+
+def unet_constants(config: UNetConfig) -> dict[str, Any]:
+    """What diffusers' config.json of a U-Net says besides our fields: the choices that this family never varies."""
+    return {
+        "_class_name": _COMPONENT_CLASSES["unet"][1],
+        "act_fn": "silu",
+        "center_input_sample": False,
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "mid_block_scale_factor": 1,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+    }
+
+
+def vae_constants(config: VAEConfig) -> dict[str, Any]:
+    """The same for an autoencoder."""
+    levels = len(config.block_out_channels)
+    return {
+        "_class_name": _COMPONENT_CLASSES["vae"][1],
+        "act_fn": "silu",
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "force_upcast": False,
+    }
+
+
+def text_encoder_constants(config: CLIPTextConfig) -> dict[str, Any]:
+    """The same for a text encoder, as transformers has it."""
+    return {
+        "architectures": [_COMPONENT_CLASSES["text_encoder"][1]],
+        "model_type": "clip_text_model",
+        "attention_dropout": 0.0,
+        "dropout": 0.0,
+        "initializer_factor": 1.0,
+        "initializer_range": 0.02,
+    }
+
+
+def schedule_constants() -> dict[str, Any]:
+    """The same for the scheduler: DDIM that ends at no noise at all."""
+    return {"_class_name": _COMPONENT_CLASSES["scheduler"][1], "set_alpha_to_one": True}
+
+
+def _network_hash(folder: Path) -> str:
+    return _files_hash([folder / CONFIG_NAME, find_weights(folder)])
+
+
+def _files_hash(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        if path.is_file():
+            digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Networks: one network and its frozen config per file."""

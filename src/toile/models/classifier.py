@@ -1,0 +1,143 @@
+"""A small residual network that names the attributes of a product picture: the judge of generated pictures.
+
+It is trained on real pictures only and used for nothing but evaluation.
+Shapes: B pictures, H x W their size, F = `feature_dim`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toile.errors import ToileError
+from toile.nn.blocks import ResnetBlock
+
+ARTICLE_TYPE = "article_type"
+# Each attribute with the field of a product record that holds its label.
+FIELDS: Mapping[str, str] = {
+    ARTICLE_TYPE: "articleType",
+    "base_colour": "baseColour",
+    "gender": "gender",
+    "usage": "usage",
+}
+ATTRIBUTES = tuple(FIELDS)
+MISSING = -1
+_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class AttributeLabels:
+    """The labels the classifier tells apart, in the order of its outputs.
+
+    `article_type` has one more output after the last label, for all other types. Labels of the other attributes that
+    are not listed count as missing.
+    """
+
+    article_type: tuple[str, ...] = ()
+    base_colour: tuple[str, ...] = ()
+    gender: tuple[str, ...] = ()
+    usage: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for attribute in ATTRIBUTES:
+            labels = self.of(attribute)
+            if len(set(labels)) != len(labels):
+                raise ToileError(f"{attribute} has a label twice: {', '.join(labels)}")
+
+    def of(self, attribute: str) -> tuple[str, ...]:
+        """The labels of one of `ATTRIBUTES`."""
+        labels: tuple[str, ...] = getattr(self, attribute)
+        return labels
+
+    def num_classes(self, attribute: str) -> int:
+        """How many outputs an attribute has."""
+        return len(self.of(attribute)) + (attribute == ARTICLE_TYPE)
+
+    def target(self, attribute: str, fields: Mapping[str, str]) -> int:
+        """The output that a record's label belongs to, or `MISSING`."""
+        label = fields.get(FIELDS[attribute])
+        if label is None:
+            return MISSING
+        if label in self.of(attribute):
+            return self.of(attribute).index(label)
+        return len(self.article_type) if attribute == ARTICLE_TYPE else MISSING
+
+
+@dataclass(frozen=True)
+class AttributeClassifierConfig:
+    """Size and labels of a classifier.
+
+    Attributes:
+        block_out_channels: channels of each level; the first level has half the picture's size, every other half the
+            size of the one before. The last is F, the number of features.
+        norm_num_groups: groups of every GroupNorm.
+        labels: what the heads tell apart; found in the training pictures when a recipe leaves them out.
+        trained_on: identity of the data and the split whose training side taught this classifier.
+    """
+
+    block_out_channels: tuple[int, ...] = (24, 64, 128, 256)
+    norm_num_groups: int = 8
+    labels: AttributeLabels = field(default_factory=AttributeLabels)
+    trained_on: str = ""
+
+    def __post_init__(self) -> None:
+        widths = self.block_out_channels
+        if not widths or any(width < 1 or width % self.norm_num_groups for width in widths):
+            raise ToileError(f"block_out_channels {widths}: multiples of norm_num_groups ({self.norm_num_groups})")
+
+    @property
+    def feature_dim(self) -> int:
+        """F, the width of the features that the heads see."""
+        return self.block_out_channels[-1]
+
+
+class AttributeClassifier(nn.Module):
+    """Stem of stride 2, one residual block a level, mean over positions, one linear head an attribute.
+
+    The default size has 1.2 M parameters and costs 0.13 GFLOP for a 64x80 picture. Groups instead of batches are
+    normalised, so a picture's features do not depend on the others in its batch.
+
+    Raises:
+        ToileError: an attribute has no labels.
+    """
+
+    def __init__(self, config: AttributeClassifierConfig) -> None:
+        super().__init__()
+        for attribute in ATTRIBUTES:
+            if not config.labels.of(attribute):
+                raise ToileError(f"the classifier's config has no labels for {attribute}")
+        self.config = config
+        widths, groups = config.block_out_channels, config.norm_num_groups
+        self.conv_in = nn.Conv2d(3, widths[0], 3, stride=2, padding=1)
+        self.levels = nn.ModuleList(
+            ResnetBlock(widths[max(i - 1, 0)], width, num_groups=groups, eps=_EPS) for i, width in enumerate(widths)
+        )
+        self.norm_out = nn.GroupNorm(groups, widths[-1], eps=_EPS)
+        self.heads = nn.ModuleDict(
+            {attribute: nn.Linear(widths[-1], config.labels.num_classes(attribute)) for attribute in ATTRIBUTES}
+        )
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> (B, F), what the heads see."""
+        x = self.conv_in(images)
+        for index, level in enumerate(self.levels):
+            x = level(F.avg_pool2d(x, 2) if index else x)
+        return F.silu(self.norm_out(x)).mean(dim=(2, 3))
+
+    def logits(self, features: Tensor) -> dict[str, Tensor]:
+        """Features (B, F) -> for each of `ATTRIBUTES` (B, classes)."""
+        return {attribute: self.heads[attribute](features) for attribute in ATTRIBUTES}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) in [-1, 1] -> for each of `ATTRIBUTES` (B, classes)."""
+        return self.logits(self.features(images))
+
+    def targets(self, records: list[Mapping[str, str]]) -> Tensor:
+        """The outputs that the fields of B records belong to: (B, attributes) int64, `MISSING` where unknown."""
+        labels = self.config.labels
+        rows = [[labels.target(attribute, fields) for attribute in ATTRIBUTES] for fields in records]
+        return torch.tensor(rows, dtype=torch.int64).reshape(-1, len(ATTRIBUTES))

@@ -1,0 +1,232 @@
+"""The text-conditioned U-Net of the Stable Diffusion family (Rombach et al. 2022; Ho et al. 2020).
+
+Shapes: B batch, C latent channels, H x W latent size, L words, M their width, D time embedding width.
+Parameter names are those of diffusers' UNet2DConditionModel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toile.errors import ToileError
+from toile.nn.attention import SpatialTransformer
+from toile.nn.blocks import Downsample, ResnetBlock, Upsample
+from toile.nn.embeddings import TimestepEmbedding, timestep_features
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Size of a U-Net; field names are the keys of diffusers' config.json.
+
+    Attributes:
+        block_out_channels: channels of each level, finest first.
+        down_block_types, up_block_types: "CrossAttn..." where a level has transformers; up is listed coarsest first.
+        layers_per_block: residual blocks of a level on the way down (one more on the way up).
+        cross_attention_dim: M.
+        attention_head_dim: despite the name the number of heads, one for all levels or one per level, as in diffusers.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    down_block_types: tuple[str, ...] = (
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+    )
+    up_block_types: tuple[str, ...] = (
+        "UpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+    )
+    layers_per_block: int = 2
+    cross_attention_dim: int = 768
+    attention_head_dim: int | tuple[int, ...] = 8
+    use_linear_projection: bool = False
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    sample_size: int | tuple[int, ...] | None = 64
+
+    IGNORED: ClassVar[frozenset[str]] = frozenset(
+        {
+            "act_fn",
+            "center_input_sample",
+            "downsample_padding",
+            "dual_cross_attention",
+            "flip_sin_to_cos",
+            "freq_shift",
+            "mid_block_scale_factor",
+            "mid_block_type",
+            "num_class_embeds",
+            "only_cross_attention",
+            "resnet_time_scale_shift",
+            "upcast_attention",
+        }
+    )
+
+    def __post_init__(self) -> None:
+        levels = len(self.block_out_channels)
+        if len(self.down_block_types) != levels or len(self.up_block_types) != levels:
+            raise ToileError(
+                f"block_out_channels has {levels} levels, down_block_types {len(self.down_block_types)}, "
+                f"up_block_types {len(self.up_block_types)}: they must agree"
+            )
+        known = {"CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"}
+        if unknown := sorted(set(self.down_block_types + self.up_block_types) - known):
+            raise ToileError(f"unknown block types {unknown}: known are {sorted(known)}")
+        if self.cross_attention != tuple("CrossAttn" in name for name in self.up_block_types[::-1]):
+            raise ToileError("a level must have cross-attention on both ways, down and up, or on neither")
+        if isinstance(self.attention_head_dim, tuple) and len(self.attention_head_dim) != levels:
+            raise ToileError(f"attention_head_dim {self.attention_head_dim}: one number, or one for each level")
+        for channels, heads in zip(self.block_out_channels, self.num_heads, strict=True):
+            if channels % self.norm_num_groups or channels % heads:
+                raise ToileError(
+                    f"{channels} channels must be a multiple of norm_num_groups ({self.norm_num_groups}) and of "
+                    f"the number of heads ({heads})"
+                )
+
+    @property
+    def cross_attention(self) -> tuple[bool, ...]:
+        """Per level, finest first: whether it has transformers."""
+        return tuple("CrossAttn" in name for name in self.down_block_types)
+
+    @property
+    def num_heads(self) -> tuple[int, ...]:
+        """Heads per level, finest first."""
+        heads = self.attention_head_dim
+        return heads if isinstance(heads, tuple) else (heads,) * len(self.block_out_channels)
+
+    @property
+    def time_dim(self) -> int:
+        """D, four times the finest width."""
+        return 4 * self.block_out_channels[0]
+
+
+SD15_UNET = UNetConfig()
+
+
+class _Level(nn.Module):
+    """Pairs of residual block and transformer at one size."""
+
+    def __init__(self, config: UNetConfig, level: int, in_channels: Sequence[int]) -> None:
+        super().__init__()
+        width = config.block_out_channels[level]
+        self.resnets = nn.ModuleList(
+            ResnetBlock(channels, width, config.time_dim, num_groups=config.norm_num_groups, eps=config.norm_eps)
+            for channels in in_channels
+        )
+        self.attentions = nn.ModuleList(
+            _transformer(config, level) for _ in in_channels if config.cross_attention[level]
+        )
+
+    def layer(self, index: int, x: Tensor, time: Tensor, cond: Tensor) -> Tensor:
+        x = self.resnets[index](x, time)
+        return self.attentions[index](x, cond) if len(self.attentions) else x
+
+
+class _DownLevel(_Level):
+    """Keeps the result of every layer for the way up, then halves the size (but for the coarsest level)."""
+
+    def __init__(self, config: UNetConfig, level: int) -> None:
+        width = config.block_out_channels[level]
+        first = config.block_out_channels[max(level - 1, 0)]
+        super().__init__(config, level, [first] + [width] * (config.layers_per_block - 1))
+        last = level == len(config.block_out_channels) - 1
+        self.downsamplers = nn.ModuleList([] if last else [Downsample(width, pad_end_only=False)])
+
+    def forward(self, x: Tensor, time: Tensor, cond: Tensor) -> list[Tensor]:
+        skips = []
+        for index in range(len(self.resnets)):
+            x = self.layer(index, x, time, cond)
+            skips.append(x)
+        for downsample in self.downsamplers:
+            skips.append(downsample(skips[-1]))
+        return skips
+
+
+class _UpLevel(_Level):
+    """Joins the kept results of the way down, then doubles the size (but for the finest level)."""
+
+    def __init__(self, config: UNetConfig, level: int) -> None:
+        widths = config.block_out_channels
+        num_layers, coarsest = config.layers_per_block + 1, len(widths) - 1
+        inputs = [widths[min(level + 1, coarsest)]] + [widths[level]] * (num_layers - 1)
+        skips = [widths[level]] * (num_layers - 1) + [widths[max(level - 1, 0)]]
+        super().__init__(config, level, [a + b for a, b in zip(inputs, skips, strict=True)])
+        self.upsamplers = nn.ModuleList([Upsample(widths[level])] if level > 0 else [])
+
+    def forward(
+        self, x: Tensor, skips: list[Tensor], time: Tensor, cond: Tensor, size: tuple[int, int] | None
+    ) -> Tensor:
+        for index in range(len(self.resnets)):
+            x = self.layer(index, torch.cat([x, skips.pop()], dim=1), time, cond)
+        for upsample in self.upsamplers:
+            x = upsample(x, size)
+        return x
+
+
+class _MidBlock(nn.Module):
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        width = config.block_out_channels[-1]
+        self.attentions = nn.ModuleList([_transformer(config, -1)])
+        self.resnets = nn.ModuleList(
+            ResnetBlock(width, width, config.time_dim, num_groups=config.norm_num_groups, eps=config.norm_eps)
+            for _ in range(2)
+        )
+
+    def forward(self, x: Tensor, time: Tensor, cond: Tensor) -> Tensor:
+        return self.resnets[1](self.attentions[0](self.resnets[0](x, time), cond), time)
+
+
+def _transformer(config: UNetConfig, level: int) -> SpatialTransformer:
+    return SpatialTransformer(
+        config.block_out_channels[level],
+        config.cross_attention_dim,
+        config.num_heads[level],
+        num_groups=config.norm_num_groups,
+        linear_projection=config.use_linear_projection,
+    )
+
+
+class UNet(nn.Module):
+    """Noisy latents, a timestep and the words -> the prediction (noise or velocity).
+
+    Latents of any size are accepted; odd sizes are rounded up on the way down and restored on the way up.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.block_out_channels
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimestepEmbedding(widths[0], config.time_dim)
+        self.down_blocks = nn.ModuleList(_DownLevel(config, level) for level in range(len(widths)))
+        self.mid_block = _MidBlock(config)
+        self.up_blocks = nn.ModuleList(_UpLevel(config, level) for level in reversed(range(len(widths))))
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+
+    def forward(self, x_in: Tensor, timestep: Tensor, cond: Tensor) -> Tensor:
+        """Predicts from latents (B, C, H, W), timesteps (B,) in 0..999 and words (B, L, M) -> (B, C, H, W)."""
+        features = timestep_features(timestep, self.config.block_out_channels[0])
+        # Every block takes SiLU of the time first, so it is taken once here.
+        time = F.silu(self.time_embedding(features.to(x_in.dtype)))
+        x = self.conv_in(x_in)
+        skips = [x]
+        for down in self.down_blocks:
+            skips.extend(down(skips[-1], time, cond))
+        x = self.mid_block(skips[-1], time, cond)
+        for index, up in enumerate(self.up_blocks):
+            below = len(skips) - len(up.resnets)
+            size = skips[below - 1].shape[-2:] if index < len(self.up_blocks) - 1 else None
+            x = up(x, skips, time, cond, size)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))

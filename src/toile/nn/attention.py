@@ -1,0 +1,174 @@
+"""Attention between pixels, and between pixels and words.
+
+Shapes: B batch, N pixels (tokens of the picture), L words, C channels, M width of the words, K heads.
+Parameter names are those of diffusers (`to_q`, `to_out.0`, `ff.net.0.proj`, ...).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_LONGEST_WRITTEN_OUT_ROW = 1024
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1).
+
+    Args:
+        query: (B, K, N, d).
+        key, value: (B, K, L, d).
+        causal: row n sees keys 0..n only.
+
+    Returns:
+        (B, K, N, d).
+    """
+    in_training = torch.is_grad_enabled() and query.device.type == "cpu"
+    if not in_training or key.shape[-2] > _LONGEST_WRITTEN_OUT_ROW:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    # Backwards, the fused kernel of CPUs takes 2 to 5 times as long as these products for rows of 20 to 320 tokens.
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(future, float("-inf"))
+    return scores.softmax(-1).to(value.dtype) @ value
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention with several heads (Vaswani et al. 2017, sec. 3.2).
+
+    Args:
+        dim: C, width of the queries and of the result; divisible by `num_heads`.
+        cond_dim: M, width of what is attended to; `None` for self-attention.
+        num_heads: K.
+        bias: whether the three input projections have a bias (only the VAE's have).
+    """
+
+    def __init__(self, dim: int, cond_dim: int | None, num_heads: int, bias: bool = False) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        source_dim = dim if cond_dim is None else cond_dim
+        self.to_q = nn.Linear(dim, dim, bias=bias)
+        self.to_k = nn.Linear(source_dim, dim, bias=bias)
+        self.to_v = nn.Linear(source_dim, dim, bias=bias)
+        # A list of one, because diffusers keeps a dropout at index 1.
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+
+    def forward(self, tokens: Tensor, cond: Tensor | None = None) -> Tensor:
+        """(B, N, C) queries, (B, L, M) words or `None` for the tokens themselves -> (B, N, C)."""
+        source = tokens if cond is None else cond
+        query, key, value = self._heads(self.to_q(tokens)), self._heads(self.to_k(source)), self._heads(self.to_v(source))
+        mixed = attend(query, key, value)
+        return self.to_out[0](mixed.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, L, C) -> (B, K, L, C / K)
+
+
+class GEGLU(nn.Module):
+    """A linear layer gated by the GELU of another one (Shazeer 2020): (..., in) -> (..., out)."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(in_dim, 2 * out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """GEGLU to four times the width, and back."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        # Index 1 is a dropout in diffusers; an Identity keeps the names.
+        self.net = nn.ModuleList([GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net[2](self.net[0](x))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the words, feed-forward; each normalised first and added back."""
+
+    def __init__(self, dim: int, cond_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn1 = Attention(dim, None, num_heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.attn2 = Attention(dim, cond_dim, num_heads)
+        self.norm3 = nn.LayerNorm(dim)
+        self.ff = FeedForward(dim)
+
+    def forward(self, tokens: Tensor, cond: Tensor) -> Tensor:
+        tokens = tokens + self.attn1(self.norm1(tokens))
+        tokens = tokens + self.attn2(self.norm2(tokens), cond)
+        return tokens + self.ff(self.norm3(tokens))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a feature map (Rombach et al. 2022, appendix E.2.1).
+
+    Args:
+        dim: C, channels of the feature map.
+        cond_dim: M, width of the words.
+        num_heads: K.
+        num_layers: transformer blocks.
+        linear_projection: the two outer projections are linear layers (SD 2.x) instead of 1x1 convolutions (SD 1.x);
+            they compute the same, only the shape of the weights differs.
+    """
+
+    def __init__(
+        self, dim: int, cond_dim: int, num_heads: int, num_layers: int = 1, *, num_groups: int, linear_projection: bool
+    ) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(num_groups, dim, eps=1e-6)
+        self.proj_in = nn.Linear(dim, dim) if linear_projection else nn.Conv2d(dim, dim, 1)
+        self.transformer_blocks = nn.ModuleList(TransformerBlock(dim, cond_dim, num_heads) for _ in range(num_layers))
+        self.proj_out = nn.Linear(dim, dim) if linear_projection else nn.Conv2d(dim, dim, 1)
+
+    def forward(self, features: Tensor, cond: Tensor) -> Tensor:
+        """(B, C, H, W), (B, L, M) -> (B, C, H, W)."""
+        tokens = pixels_to_tokens(self.norm(features))
+        tokens = _project(self.proj_in, tokens)
+        for block in self.transformer_blocks:
+            tokens = block(tokens, cond)
+        tokens = _project(self.proj_out, tokens)
+        return features + tokens_to_pixels(tokens, features.shape[-2], features.shape[-1])
+
+
+def pixels_to_tokens(features: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H * W, C); free of copies when the features are channels_last."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def tokens_to_pixels(tokens: Tensor, height: int, width: int) -> Tensor:
+    """(B, H * W, C) -> (B, C, H, W) in channels_last memory."""
+    return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
+    # A 1x1 convolution over pixels is a linear layer over tokens: one matrix product, no change of memory layout.
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    return F.linear(tokens, layer.weight.flatten(1), layer.bias)
+
+
+class SpatialSelfAttention(nn.Module):
+    """The autoencoder's single attention over pixels: GroupNorm, self-attention with biases, residual."""
+
+    def __init__(self, dim: int, num_groups: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.group_norm = nn.GroupNorm(num_groups, dim, eps=eps)
+        self.to_q = nn.Linear(dim, dim)
+        self.to_k = nn.Linear(dim, dim)
+        self.to_v = nn.Linear(dim, dim)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        tokens = pixels_to_tokens(self.group_norm(features))
+        query, key, value = (layer(tokens)[:, None] for layer in (self.to_q, self.to_k, self.to_v))
+        mixed = attend(query, key, value).squeeze(1)
+        return features + tokens_to_pixels(self.to_out[0](mixed), features.shape[-2], features.shape[-1])

@@ -1,0 +1,86 @@
+"""Residual and resampling blocks shared by the autoencoder and the U-Net.
+
+Shapes: B batch, C channels, H x W positions, D width of the time embedding.
+Parameter names are those of diffusers (`norm1`, `conv1`, `time_emb_proj`, `conv_shortcut`, ...).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ResnetBlock(nn.Module):
+    """GroupNorm, SiLU, 3x3 convolution, twice, added to the input (He et al. 2016; time added as in Ho et al. 2020).
+
+    Args:
+        in_channels, out_channels: a 1x1 convolution carries the input over when they differ.
+        time_dim: D, or `None` for a block without time (the autoencoder's).
+        num_groups: groups of both GroupNorms.
+        eps: epsilon of both GroupNorms.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, time_dim: int | None = None, *, num_groups: int, eps: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(num_groups, in_channels, eps=eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(time_dim, out_channels) if time_dim is not None else None
+        self.norm2 = nn.GroupNorm(num_groups, out_channels, eps=eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        """(B, in, H, W) and (B, D), already through SiLU -> (B, out, H, W)."""
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        if self.time_emb_proj is not None:
+            assert time is not None
+            hidden = hidden + self.time_emb_proj(time)[:, :, None, None]
+        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        if self.conv_shortcut is not None:
+            x = self.conv_shortcut(x)
+        return x + hidden
+
+
+class Downsample(nn.Module):
+    """Halves H and W by a strided 3x3 convolution.
+
+    Args:
+        pad_end_only: pad one row below and one column right instead of all round, as the autoencoder does
+            (Esser et al. 2021), so that even sizes halve exactly.
+    """
+
+    def __init__(self, channels: int, *, pad_end_only: bool) -> None:
+        super().__init__()
+        self.pad_end_only = pad_end_only
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if pad_end_only else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pad_end_only:
+            x = F.pad(x, (0, 1, 0, 1))
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Repeats every position to a given size, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, *size); twice H and W when no size is given."""
+        if size is None or tuple(size) == (2 * x.shape[-2], 2 * x.shape[-1]):
+            return self.conv(_double(x))
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+
+
+def _double(x: Tensor) -> Tensor:
+    # Not F.interpolate: its gradient in bfloat16 under torch.compile is zero on CPUs (torch 2.13). In channels_last
+    # memory a pixel, or a row, is repeated by joining it with itself.
+    batch, channels, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1)
+    wide = torch.cat([rows, rows], dim=3).reshape(batch, height, 2 * width * channels)
+    return torch.cat([wide, wide], dim=2).reshape(batch, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,151 @@
+"""What is written into every picture, so that it can be made again: a `toile` text chunk with all of it as JSON, and a
+`parameters` chunk in the words of the A1111 web UI, which other programs show.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from toile.diffusion.samplers import find_sampler
+from toile.errors import ToileError
+from toile.generation_settings import GenerationSettings
+from toile.model_folder import ModelFacts
+from toile.schema import build_config
+from toile.weights.files import write_atomically
+
+CHUNK = "toile"
+FORMAT = 1
+NOISE = "draw k of an image: torch.randn, float32, CPU generator seeded with toile.diffusion.noise.draw_seed(seed, k)"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What besides the request decides the last bit of a picture.
+
+    Attributes:
+        toile, torch: versions.
+        device: kind of device, for example "cpu".
+        dtype: what the networks computed in.
+        threads: of the CPU.
+    """
+
+    toile: str
+    torch: str
+    device: str
+    dtype: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class PictureRecipe:
+    """How one picture was made.
+
+    Attributes:
+        prompt: as it was typed.
+        seed: of this picture alone, 0 to 2 ** 64 - 1.
+        settings: all of them, with names resolved.
+        model: None if it was never in a folder.
+        machine: where it was made.
+        batch_rows, batch_row: how many pictures passed the networks together, and which of them this was (from 0). It
+            does not change the noise, but kernels may round differently for another number of rows.
+        noise: where the random numbers come from.
+        format: of this record.
+    """
+
+    prompt: str
+    seed: int
+    settings: GenerationSettings
+    model: ModelFacts | None
+    machine: Machine
+    batch_rows: int = 1
+    batch_row: int = 0
+    noise: str = NOISE
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ToileError(f"recipe format {self.format} is unknown to this version, which reads {FORMAT}")
+        if not 0 <= self.batch_row < self.batch_rows:
+            raise ToileError(f"batch_row {self.batch_row} must be below batch_rows {self.batch_rows}")
+
+    def parameters(self) -> str:
+        """The text that A1111 and the sites that read its pictures expect."""
+        settings = self.settings
+        entries = {
+            "Steps": settings.steps,
+            "Sampler": find_sampler(settings.sampler).label,
+            "CFG scale": f"{settings.guidance:g}",
+            "Seed": self.seed,
+            "Size": f"{settings.width}x{settings.height}",
+        }
+        if self.model is not None:
+            entries |= {"Model hash": self.model.hash[:10], "Model": self.model.name}
+        if settings.spacing is not None:
+            entries["Schedule type"] = settings.spacing.capitalize()
+        entries["Version"] = f"toile {self.machine.toile}"
+        lines = [_one_line(self.prompt)]
+        if settings.negative:
+            lines.append(f"Negative prompt: {_one_line(settings.negative)}")
+        lines.append(", ".join(f"{name}: {value}" for name, value in entries.items()))
+        return "\n".join(lines)
+
+
+def encode_png(pixels: np.ndarray, recipe: PictureRecipe) -> bytes:
+    """A PNG file of uint8 pixels (H, W, 3) with its recipe inside; equal input gives equal bytes."""
+    chunks = PngInfo()
+    chunks.add_text("parameters", recipe.parameters())
+    chunks.add_text(CHUNK, json.dumps(asdict(recipe), allow_nan=False))  # ASCII only, so any prompt survives
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=chunks)
+    return file.getvalue()
+
+
+def write_png(path: Path, pixels: np.ndarray, recipe: PictureRecipe) -> None:
+    """Writes a picture with its recipe, wholly or not at all.
+
+    Args:
+        path: replaced if it exists.
+        pixels: (H, W, 3) uint8.
+        recipe: how they were made.
+
+    Raises:
+        ToileError: the disk refuses.
+    """
+    write_atomically(path, encode_png(pixels, recipe))
+
+
+def read_recipe(path: Path) -> PictureRecipe:
+    """The recipe inside a picture.
+
+    Raises:
+        ToileError: no such file, no picture, no recipe inside, or a damaged one.
+    """
+    try:
+        with Image.open(path) as image:
+            text = image.info.get(CHUNK)
+    except UnidentifiedImageError as error:
+        raise ToileError(f"{path} is no picture that can be read") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ToileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(text, str):
+        raise ToileError(f"{path} holds no toile recipe; only pictures saved by toile, and not edited since, have one")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ToileError(f"the recipe in {path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ToileError(f"the recipe in {path} is damaged: not a JSON object")
+    return build_config(PictureRecipe, content, f"recipe in {path}")
+
+
+def _one_line(text: str) -> str:
+    """Without control characters, and with half surrogates replaced: PNG text can hold neither."""
+    return re.sub(r"[\x00-\x1f\x7f]+", " ", text.encode("utf-8", errors="replace").decode("utf-8"))

@@ -1,0 +1,365 @@
+"""The one training loop: a generator of records that knows nothing but an objective.
+
+The caller logs, draws and stops; closing the generator saves the state first. A resumed run equals an uninterrupted
+one bit for bit on a CPU, because every draw is a function of the step and the state holds all the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toile.errors import ToileError
+from toile.training.ema import PowerEMA
+from toile.training.objective import Batch, Objective
+from toile.weights.snapshot import RunLock, load_latest, save_snapshot
+
+_MAX_BAD_STEPS_IN_A_ROW = 3
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast.
+
+    Attributes:
+        steps: updates of the whole run; the learning rate is planned over them.
+        batch_size: examples of one update.
+        micro_batch_size: examples that pass the network at once; gradients add up to the batch. `None`: the batch.
+        learning_rate: peak, reached after `warmup_steps`, falling to zero over the last `decay_share` of the steps.
+        betas, weight_decay: of AdamW; biases, norms and scalars do not decay.
+        clip_norm: largest gradient norm.
+        ema_widths: relative widths of the averages kept.
+        precision: "bf16" runs the networks under autocast with float32 master weights; "float32" does not.
+        validate_every, sample_every, save_every: in steps; 0 is never (a finished run is always saved).
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    micro_batch_size: int | None = None
+    warmup_steps: int = 500
+    decay_share: float = 0.3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_widths: tuple[float, ...] = (0.05, 0.10)
+    precision: str = "bf16"
+    validate_every: int = 500
+    sample_every: int = 0
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.learning_rate <= 0:
+            raise ToileError("steps, batch_size and learning_rate must be positive")
+        if self.batch_size % self.micro_size:
+            raise ToileError(f"batch_size {self.batch_size} must be a multiple of micro_batch_size {self.micro_size}")
+        if self.precision not in ("bf16", "float32"):
+            raise ToileError(f"precision {self.precision!r}: bf16 or float32")
+        if not 0 <= self.decay_share <= 1:
+            raise ToileError(f"decay_share {self.decay_share}: between 0 and 1")
+
+    @property
+    def micro_size(self) -> int:
+        """Examples that pass the network at once."""
+        return self.micro_batch_size or self.batch_size
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, constant, linear decay to zero."""
+        warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        decay_steps = self.decay_share * self.steps
+        cool = min(1.0, (self.steps - step) / decay_steps) if decay_steps > 0 else 1.0
+        return self.learning_rate * warm * cool
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One update: `step` updates are done. A skipped one (loss or gradient not finite) changed nothing."""
+
+    step: int
+    loss: float
+    parts: Mapping[str, float]
+    learning_rate: float
+    grad_norm: float
+    examples_per_second: float
+    skipped: bool
+
+
+@dataclass(frozen=True)
+class ValidationRecord:
+    """Held-out losses by weights: "live" and one "ema WIDTH" each."""
+
+    step: int
+    losses: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """Images (B, 3, H, W) made with the first average (or the live weights when none is kept)."""
+
+    step: int
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class SavedRecord:
+    """A complete state is on disk."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class EndRecord:
+    """The last record: `reason` is "done" or "time"; `exported` names the weights with the lowest held-out loss."""
+
+    step: int
+    reason: str
+    exported: str
+
+
+Record = StepRecord | ValidationRecord | SampleRecord | SavedRecord | EndRecord
+
+
+@dataclass
+class TrainingState:
+    """All that changes from step to step."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    averages: list[PowerEMA]
+    step: int = 0
+    skipped_steps: int = 0
+    bad_steps_in_a_row: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state under a unique name."""
+        named = {f"module.{name}": value.detach() for name, value in self.module.state_dict().items()}
+        for index, average in enumerate(self.averages):
+            named |= {f"ema{index}.{name}": value for name, value in average.averages.items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            named |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+        return named
+
+    def load(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Restores what `tensors()` gave and the counters."""
+        self.module.load_state_dict(_below("module.", tensors))
+        for index, average in enumerate(self.averages):
+            average.load(_below(f"ema{index}.", tensors))
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below("optimizer.", tensors).items():
+            number, slot = name.split(".", 1)
+            slots.setdefault(int(number), {})[slot] = value.clone()
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
+        self.step, self.skipped_steps = facts["step"], facts["skipped_steps"]
+        self.bad_steps_in_a_row = facts["bad_steps_in_a_row"]
+
+
+def build_state(module: nn.Module, config: LoopConfig) -> TrainingState:
+    """Optimiser and averages for a module, at step 0."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    return TrainingState(module, optimizer, [PowerEMA(module, width) for width in config.ema_widths])
+
+
+def train(
+    objective: Objective[Batch],
+    config: LoopConfig,
+    directory: Path,
+    identity: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    accept_changes: bool = False,
+    minutes: float | None = None,
+    export: Callable[[], None] | None = None,
+) -> Generator[Record, None, None]:
+    """Trains until the steps are done, the time is over or the caller closes the generator.
+
+    Args:
+        objective: what to train.
+        directory: the run's folder; its `state/` holds the snapshots. One trainer at a time.
+        identity: what must not change when the run is resumed: recipe, data, split; plain JSON values.
+        resume: go on from the latest complete state in `directory`.
+        accept_changes: resume even though `identity` changed.
+        minutes: stop, resumable, after this time.
+        export: called at the end, while the objective's module holds its best weights.
+
+    Raises:
+        ToileError: nothing to resume, something to overwrite, a changed identity, three bad steps in a row.
+    """
+    deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
+    with RunLock(directory):
+        state = build_state(objective.module, config)
+        yield from _restore(state, directory / "state", identity, resume, accept_changes)
+        try:
+            while state.step < config.steps and time.monotonic() < deadline:
+                yield _update(objective, config, state)
+                if _due(state.step, config.validate_every, config.steps):
+                    yield _validate(objective, config, state)
+                if _due(state.step, config.sample_every, config.steps + 1):
+                    yield from _sample(objective, config, state)
+                if _due(state.step, config.save_every, config.steps):
+                    yield SavedRecord(state.step, _save(state, directory / "state", identity))
+        except GeneratorExit:
+            _save(state, directory / "state", identity)
+            raise
+        yield SavedRecord(state.step, _save(state, directory / "state", identity))
+        held_out = _validate(objective, config, state)
+        yield held_out
+        best = min(held_out.losses, key=lambda who: held_out.losses[who]["loss"])
+        if export is not None:
+            with _weights_of(best, state):
+                export()
+        yield EndRecord(state.step, "done" if state.step >= config.steps else "time", best)
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return every > 0 and step % every == 0 and step < last
+
+
+def _update(objective: Objective[Batch], config: LoopConfig, state: TrainingState) -> StepRecord:
+    started = time.monotonic()
+    state.module.train()
+    rate = config.learning_rate_at(state.step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.zero_grad(set_to_none=True)
+    num_parts = config.batch_size // config.micro_size
+    total, parts = 0.0, dict[str, float]()
+    for part in range(num_parts):
+        first = state.step * config.batch_size + part * config.micro_size
+        batch = objective.batch(range(first, first + config.micro_size))
+        with autocast(config.precision):
+            loss = objective.loss(batch, state.step)
+        (loss.total / num_parts).backward()
+        total += float(loss.total.detach()) / num_parts
+        for name, value in loss.parts.items():
+            parts[name] = parts.get(name, 0.0) + float(value) / num_parts
+    norm = float(nn.utils.clip_grad_norm_(state.module.parameters(), config.clip_norm))
+    skipped = not (math.isfinite(total) and math.isfinite(norm))
+    if skipped:
+        state.skipped_steps += 1
+        state.bad_steps_in_a_row += 1
+        if state.bad_steps_in_a_row >= _MAX_BAD_STEPS_IN_A_ROW:
+            raise ToileError(
+                f"the loss was not finite {_MAX_BAD_STEPS_IN_A_ROW} times in a row at step {state.step}; "
+                "the last saved state is sound: lower the learning rate or check the data"
+            )
+    else:
+        state.bad_steps_in_a_row = 0
+        state.optimizer.step()
+    state.step += 1
+    if not skipped:
+        for average in state.averages:
+            average.update(state.module, state.step - state.skipped_steps)
+    seconds = time.monotonic() - started
+    return StepRecord(state.step, total, parts, rate, norm, config.batch_size / seconds, skipped)
+
+
+def autocast(precision: str) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 on the CPU, or nothing."""
+    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+@contextmanager
+def _weights_of(who: str, state: TrainingState) -> Iterator[None]:
+    """Puts an average into the module for a while; "live" changes nothing."""
+    average = {_name(average): average for average in state.averages}.get(who)
+    if average is not None:
+        average.swap(state.module)
+    state.module.eval()
+    try:
+        yield
+    finally:
+        if average is not None:
+            average.swap(state.module)
+
+
+def _name(average: PowerEMA) -> str:
+    return f"ema {average.relative_width:g}"
+
+
+@torch.no_grad()
+def _validate(objective: Objective[Batch], config: LoopConfig, state: TrainingState) -> ValidationRecord:
+    losses = {}
+    for who in ["live", *map(_name, state.averages)]:
+        with _weights_of(who, state):
+            losses[who] = _held_out_losses(objective, config, state)
+    return ValidationRecord(state.step, losses)
+
+
+def _held_out_losses(objective: Objective[Batch], config: LoopConfig, state: TrainingState) -> dict[str, float]:
+    sums, count = dict[str, float](), 0
+    for batch in objective.validation_batches():
+        with autocast(config.precision):
+            loss = objective.loss(batch, state.step)
+        for name, value in {"loss": loss.total, **loss.parts}.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+        count += 1
+    return {name: value / count for name, value in sums.items()}
+
+
+@torch.no_grad()
+def _sample(objective: Objective[Batch], config: LoopConfig, state: TrainingState) -> Iterator[SampleRecord]:
+    with _weights_of(_name(state.averages[0]) if state.averages else "live", state), autocast(config.precision):
+        images = objective.samples()
+    if images is not None:
+        yield SampleRecord(state.step, images.float())
+
+
+def _save(state: TrainingState, directory: Path, identity: Mapping[str, Any]) -> Path:
+    facts = {
+        "step": state.step,
+        "skipped_steps": state.skipped_steps,
+        "bad_steps_in_a_row": state.bad_steps_in_a_row,
+        "identity": dict(identity),
+    }
+    return save_snapshot(directory, state.step, state.tensors(), facts)
+
+
+def _restore(
+    state: TrainingState, directory: Path, identity: Mapping[str, Any], resume: bool, accept_changes: bool
+) -> Iterator[SavedRecord]:
+    snapshot = load_latest(directory) if directory.exists() else None
+    if snapshot is None:
+        if resume:
+            raise ToileError(f"nothing to resume in {directory}: start the run without --resume")
+        return
+    if not resume:
+        raise ToileError(f"{directory} holds a run at step {snapshot.step}: add --resume or choose another folder")
+    changed = changed_keys(snapshot.facts["identity"], identity)
+    if changed and not accept_changes:
+        raise ToileError(
+            f"resuming would change {', '.join(changed)}: undo the change, or add --accept-changes to go on with it"
+        )
+    state.load(snapshot.tensors, snapshot.facts)
+    state.warnings.extend(snapshot.warnings)
+    yield SavedRecord(state.step, snapshot.path)
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the values that differ between two nested mappings."""
+    changed: list[str] = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            changed += changed_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            changed.append(f"{prefix}{key}")
+    return changed
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,43 @@
+"""What the training loop knows of a task: something to train, a loss, and batches that are functions of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from torch import Tensor, nn
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scalar to descend, and its named parts for the log (already detached, in their own units)."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor]
+
+
+class Objective(Protocol[Batch]):
+    """A task for the loop.
+
+    Every random number a loss needs (noise, timesteps, captions, crops) is part of the batch, so a loss is a function
+    of the weights and the batch alone, and validation on fixed noise is validation on fixed batches.
+    """
+
+    @property
+    def module(self) -> nn.Module:
+        """Everything that is trained, saved and averaged."""
+
+    def batch(self, examples: range) -> Batch:
+        """The examples of the run with these numbers (0 is the first); the same at every call."""
+
+    def loss(self, batch: Batch, step: int) -> Loss:
+        """Mean loss over the batch."""
+
+    def validation_batches(self) -> Iterator[Batch]:
+        """Held-out examples with fixed draws, the same at every call."""
+
+    def samples(self) -> Tensor | None:
+        """Images (B, 3, H, W) that show the present weights on fixed inputs; `None` when there is nothing to see."""

@@ -1,0 +1,67 @@
+"""Pictures and words for training: a source, its split and its pixels in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toile.data.images import images_from_pixels
+from toile.data.records import Record
+from toile.data.sources import find_data, load_pictures, open_source
+from toile.data.split import split_by_content
+from toile.errors import ToileError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures, at which size, and how they are divided.
+
+    Attributes:
+        source: a known name ("products", "fashion-mnist"), found through TOILE_DATA, unless `path` is given.
+        path: a zip or folder of any known layout.
+        width, height: of the pictures in pixels; smaller ones are padded with white.
+        split_seed: of the 90/5/5 split by content.
+        limit: use only the first so many records (for trials and tests).
+    """
+
+    width: int
+    height: int
+    source: str = "products"
+    path: Path | None = None
+    split_seed: int = 0
+    limit: int | None = None
+
+
+class PictureSet:
+    """Pictures of one source with their records, divided into train, validation and test positions.
+
+    Attributes:
+        pixels: (N, H, W, 3) uint8.
+        records: one for each picture.
+        train, validation, test: positions, int64 arrays.
+        identity: changes when the data, the size or the split change.
+        summary: what was read and dropped, for people.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        source = open_source(find_data(config.source, config.path))
+        indices = range(min(config.limit or len(source.records), len(source.records)))
+        loaded = load_pictures(source, config.width, config.height, indices)
+        if not len(loaded.kept):
+            raise ToileError(f"{config.path or config.source}: no pictures")
+        titles = [source.title(int(index)) for index in loaded.kept]
+        split = split_by_content(loaded.hashes, titles, seed=config.split_seed)
+        self.pixels = torch.from_numpy(np.ascontiguousarray(loaded.pixels))
+        self.records: tuple[Record, ...] = tuple(source.records[int(index)] for index in loaded.kept)
+        self.train, self.validation, self.test = split.train, split.validation, split.test
+        self.identity = f"{source.identity}:{config.width}x{config.height}:{config.split_seed}:{len(self.records)}"
+        self.summary = f"{source.report.summary()} {loaded.report.summary()}"
+
+    def images(self, positions: np.ndarray) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1], channels_last."""
+        images = images_from_pixels(self.pixels[torch.from_numpy(positions)])
+        return images.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,145 @@
+"""Recipes: TOML files that say everything about a run. Unknown keys are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toile.diffusion.schedule import ScheduleConfig
+from toile.errors import ToileError
+from toile.generation_settings import GenerationSettings
+from toile.models.classifier import AttributeClassifierConfig
+from toile.models.clip import CLIPConfig
+from toile.models.unet import UNetConfig
+from toile.models.vae import VAEConfig
+from toile.schema import build_config
+from toile.training.classifier_objective import ClassifierObjectiveConfig
+from toile.training.denoising_objective import DenoisingObjectiveConfig
+from toile.training.loop import LoopConfig
+from toile.training.pictures import DataConfig
+from toile.training.vae_objective import VAEObjectiveConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class VAERecipe:
+    """`task = "vae"`: an autoencoder from scratch, or from the weights in `start`."""
+
+    task: str
+    data: DataConfig
+    model: VAEConfig
+    loop: LoopConfig
+    objective: VAEObjectiveConfig = VAEObjectiveConfig()
+    seed: int = 0
+    start: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPRecipe:
+    """`task = "clip"`: a vocabulary, a text tower and an image tower from scratch.
+
+    Attributes:
+        model: sizes; ids and vocabulary size are filled in from the vocabulary that the captions give.
+        vocab_size: most ids the vocabulary may have.
+    """
+
+    task: str
+    data: DataConfig
+    model: CLIPConfig
+    loop: LoopConfig
+    vocab_size: int = 4096
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoisingRecipe:
+    """`task = "denoising"`: a U-Net on the latents of a trained autoencoder, with the words of a trained CLIP pair.
+
+    Attributes:
+        vae: folder of the run that trained the autoencoder.
+        clip: folder of the run that trained the CLIP pair.
+        start: a model folder whose U-Net and text encoder to start from; `None` is from scratch.
+        defaults: generation settings written into the model.
+    """
+
+    task: str
+    data: DataConfig
+    vae: Path
+    clip: Path
+    model: UNetConfig
+    loop: LoopConfig
+    schedule: ScheduleConfig
+    defaults: GenerationSettings
+    objective: DenoisingObjectiveConfig = DenoisingObjectiveConfig()
+    seed: int = 0
+    start: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierRecipe:
+    """`task = "classifier"`: the judge of generated pictures, from real pictures only."""
+
+    task: str
+    data: DataConfig
+    model: AttributeClassifierConfig
+    loop: LoopConfig
+    objective: ClassifierObjectiveConfig = ClassifierObjectiveConfig()
+    seed: int = 0
+
+
+Recipe = VAERecipe | CLIPRecipe | DenoisingRecipe | ClassifierRecipe
+RECIPES: Mapping[str, type[Recipe]] = {
+    "vae": VAERecipe,
+    "clip": CLIPRecipe,
+    "denoising": DenoisingRecipe,
+    "classifier": ClassifierRecipe,
+}
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe and applies overrides such as "loop.steps=100" (values in TOML syntax, bare words are strings).
+
+    Raises:
+        ToileError: no such file, not TOML, an unknown task or key, a value of the wrong type.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ToileError(f"recipe {path}: {error}") from error
+    for override in overrides:
+        _apply_override(content, override)
+    task = content.get("task")
+    if not isinstance(task, str) or task not in RECIPES:
+        raise ToileError(f"recipe {path}: task {task!r}; known tasks: {', '.join(RECIPES)}")
+    return build_config(RECIPES[task], content, f"recipe {path}")
+
+
+def recipe_facts(recipe: Recipe) -> dict[str, Any]:
+    """The full recipe as plain JSON values, defaults included."""
+    return {key: _plain(value) for key, value in dataclasses.asdict(recipe).items()}
+
+
+def _apply_override(content: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise ToileError(f"override {override!r}: write key=value, for example loop.steps=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, key = name.strip().split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise ToileError(f"override {override!r}: {section!r} is not a section")
+    content[key] = value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,185 @@
+"""From a recipe to a trained component on disk: what each task trains, and what it leaves in the run's `model/`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from toile.diffusion.schedule import NoiseSchedule
+from toile.latent_diffusion import LatentDiffusion
+from toile.model_folder import find_model, vae_constants
+from toile.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
+from toile.models.unet import UNet, UNetConfig
+from toile.models.vae import VAE, VAEConfig
+from toile.text.tokenizer import Tokenizer
+from toile.training.classifier_objective import ClassifierObjective, build_classifier
+from toile.training.clip_objective import CLIPObjective, train_tokenizer
+from toile.training.denoising_objective import DenoisingObjective, TextConditionedUNet
+from toile.training.latents import encode_pictures, load_latents
+from toile.training.loop import Record, train
+from toile.training.objective import Objective
+from toile.training.pictures import PictureSet
+from toile.training.recipes import ClassifierRecipe, CLIPRecipe, DenoisingRecipe, Recipe, VAERecipe, recipe_facts
+from toile.training.run_folder import RunFolder
+from toile.training.vae_objective import VAEObjective, narrow_posterior
+from toile.weights.folder import load_component, save_component
+
+MODEL_FOLDER = "model"
+
+
+class Task(Protocol):
+    """An objective and what becomes of its weights."""
+
+    @property
+    def objective(self) -> Objective[Any]:
+        """What the loop trains."""
+
+    def export(self, folder: Path) -> None:
+        """Writes the present weights as a model or a component of one."""
+
+
+def run_recipe(
+    recipe: Recipe,
+    directory: Path,
+    *,
+    resume: bool = False,
+    accept_changes: bool = False,
+    minutes: float | None = None,
+) -> Generator[Record, None, None]:
+    """Trains what the recipe says; log, curves, samples and state go to `directory`, the weights to its `model/`.
+
+    The exported weights are the average (or the live weights) with the lowest held-out loss. A run that is stopped by
+    time exports too, so that what there is can be used.
+
+    Args, errors: see `toile.training.loop.train`.
+    """
+    facts = recipe_facts(recipe)
+    pictures = PictureSet(recipe.data)
+    task = build_task(recipe, pictures)
+    identity = {**facts, "pictures": pictures.identity}
+    folder: RunFolder | None = None
+    records = train(
+        task.objective,
+        recipe.loop,
+        directory,
+        identity,
+        resume=resume,
+        accept_changes=accept_changes,
+        minutes=minutes,
+        export=lambda: task.export(directory / MODEL_FOLDER),
+    )
+    with closing(records):
+        for record in records:
+            folder = folder or RunFolder(directory, facts)
+            folder.write(record)
+            yield record
+
+
+def build_task(recipe: Recipe, pictures: PictureSet) -> Task:
+    """Networks, initialised from the recipe's seed, and the objective over them."""
+    torch.manual_seed(recipe.seed)
+    if isinstance(recipe, VAERecipe):
+        return VAETask(recipe, pictures)
+    if isinstance(recipe, CLIPRecipe):
+        return CLIPTask(recipe, pictures)
+    if isinstance(recipe, DenoisingRecipe):
+        return DenoisingTask(recipe, pictures)
+    return ClassifierTask(recipe, pictures)
+
+
+class VAETask:
+    """Exports `vae/`, with the scaling factor that gives training latents unit variance."""
+
+    def __init__(self, recipe: VAERecipe, pictures: PictureSet) -> None:
+        if recipe.start is not None:
+            vae = load_component(recipe.start, VAE, VAEConfig)
+        else:
+            vae = VAE(recipe.model)
+            narrow_posterior(vae)
+        self.pictures = pictures
+        self.objective = VAEObjective(vae, pictures, recipe.objective, recipe.seed)
+
+    def export(self, folder: Path) -> None:
+        vae = self.objective.module
+        latents = encode_pictures(vae, self.pictures, self.pictures.train[:2048]).float() / vae.config.scaling_factor
+        config = replace(vae.config, scaling_factor=round(1.0 / float(latents.std()), 5))
+        save_component(folder / "vae", vae, config, vae_constants(config), torch.float32)
+
+
+class CLIPTask:
+    """Exports `clip/` (both towers), `text_encoder/` and `tokenizer/`."""
+
+    def __init__(self, recipe: CLIPRecipe, pictures: PictureSet) -> None:
+        text = recipe.model.text_config
+        tokenizer = train_tokenizer(pictures, recipe.vocab_size, text.max_position_embeddings, recipe.seed)
+        text = replace(
+            text,
+            vocab_size=tokenizer.vocab_size,
+            bos_token_id=tokenizer.start_id,
+            eos_token_id=tokenizer.end_id,
+            pad_token_id=tokenizer.pad_id,
+        )
+        clip = CLIPModel(replace(recipe.model, text_config=text))
+        self.objective = CLIPObjective(clip, tokenizer, pictures, recipe.seed)
+
+    def export(self, folder: Path) -> None:
+        clip = self.objective.module
+        save_component(folder / "clip", clip, clip.config, {"model_type": "clip"}, torch.float32, "model.safetensors")
+        self.objective.tokenizer.save(folder / "tokenizer")
+
+
+class DenoisingTask:
+    """Exports a whole model folder."""
+
+    def __init__(self, recipe: DenoisingRecipe, pictures: PictureSet) -> None:
+        self.recipe = recipe
+        vae = load_component(recipe.vae / MODEL_FOLDER / "vae", VAE, VAEConfig)
+        vae.eval().requires_grad_(False)
+        clip = load_component(recipe.clip / MODEL_FOLDER / "clip", CLIPModel, CLIPConfig)
+        tokenizer = Tokenizer.load(recipe.clip / MODEL_FOLDER / "tokenizer")
+        if recipe.start is None:
+            text_encoder, unet = CLIPTextModel(clip.config.text_config), UNet(recipe.model)
+            text_encoder.text_model.load_state_dict(clip.text_model.state_dict())
+        else:
+            start = find_model(recipe.start)
+            text_encoder = load_component(start / "text_encoder", CLIPTextModel, CLIPTextConfig)
+            unet = load_component(start / "unet", UNet, UNetConfig)
+        self.objective = DenoisingObjective(
+            TextConditionedUNet(unet, text_encoder),
+            vae,
+            tokenizer,
+            NoiseSchedule(recipe.schedule),
+            pictures,
+            load_latents(vae, pictures),
+            recipe.objective,
+            recipe.seed,
+        )
+
+    def export(self, folder: Path) -> None:
+        objective, networks = self.objective, self.objective.module
+        LatentDiffusion(
+            objective.vae,
+            networks.text_encoder,
+            objective.tokenizer,
+            networks.unet,
+            objective.schedule,
+            self.recipe.defaults,
+        ).save(folder)
+
+
+class ClassifierTask:
+    """Exports `classifier/`."""
+
+    def __init__(self, recipe: ClassifierRecipe, pictures: PictureSet) -> None:
+        classifier = build_classifier(recipe.model, pictures, recipe.objective)
+        self.objective = ClassifierObjective(classifier, pictures, recipe.objective, recipe.seed)
+
+    def export(self, folder: Path) -> None:
+        classifier = self.objective.module
+        names = {"_class_name": "AttributeClassifier"}
+        save_component(folder / "classifier", classifier, classifier.config, names, torch.float32)

@@ -1,0 +1,1 @@
+"""Files that hold weights: single tensors files, component folders, training state."""

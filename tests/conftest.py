@@ -1,0 +1,79 @@
+"""Fixtures that every test folder may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from toile.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from toile.generation_settings import GenerationSettings
+from toile.latent_diffusion import LatentDiffusion
+from toile.models.clip import CLIPTextConfig, CLIPTextModel
+from toile.models.unet import UNet, UNetConfig
+from toile.models.vae import VAE, VAEConfig
+from toile.text.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with the published data sets: TOILE_DATA, else ../shared/data beside the repository."""
+    folder = Path(os.environ.get("TOILE_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not (folder / "fashion-product-images-small.zip").exists():
+        pytest.skip(f"no published data in {folder}; set TOILE_DATA to the folder of fashion-product-images-small.zip")
+    return folder
+
+
+def build_tiny_model() -> LatentDiffusion:
+    """A model of random weights with all the parts of a real one: 4x downsampling, v-prediction, zero terminal SNR."""
+    torch.manual_seed(0)
+    captions = ["navy blue checked shirt for men", "red floral dress for women", "black leather belt"] * 20
+    tokenizer = Tokenizer.train(captions, vocab_size=560, max_length=16)
+    text = CLIPTextConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        projection_dim=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=tokenizer.vocab_size,
+        max_position_embeddings=16,
+        bos_token_id=tokenizer.start_id,
+        eos_token_id=tokenizer.end_id,
+        pad_token_id=tokenizer.pad_id,
+    )
+    unet = UNetConfig(
+        block_out_channels=(16, 32),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        sample_size=(8, 6),
+    )
+    vae = VAEConfig(block_out_channels=(8, 8, 16), layers_per_block=1, norm_num_groups=4, scaling_factor=0.5)
+    schedule = ScheduleConfig(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    return LatentDiffusion(
+        VAE(vae),
+        CLIPTextModel(text),
+        tokenizer,
+        UNet(unet),
+        NoiseSchedule(schedule),
+        GenerationSettings(width=24, height=32, steps=3, guidance=2.0, sampler="ddim", batch_size=4),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of random float32 weights; do not change it."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    build_tiny_model().save(folder, dtype=torch.float32)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder: Path) -> LatentDiffusion:
+    """The model of `tiny_folder` in float32 on the CPU; do not change it."""
+    return LatentDiffusion.load(tiny_folder, device="cpu", dtype="float32")

@@ -1,0 +1,134 @@
+"""The judge's objective: learns, varies pictures as it says, and takes its labels from the training side alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from toile.data.records import Record
+from toile.errors import ToileError
+from toile.models.classifier import ATTRIBUTES, MISSING, AttributeClassifierConfig, AttributeLabels
+from toile.training.classifier_objective import (
+    ClassifierBatch,
+    ClassifierObjective,
+    ClassifierObjectiveConfig,
+    build_classifier,
+    find_labels,
+    shift_images,
+)
+from toile.training.pictures import DataConfig, PictureSet
+
+KINDS = ("Shirts", "Jeans", "Watches")
+COLOURS = {"Red": (220, 30, 30), "Blue": (30, 30, 220)}
+MODEL = AttributeClassifierConfig((8, 16), 4)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> PictureSet:
+    """60 small products: the shape says the type, the colour the colour; some rows lack labels."""
+    folder, rows = tmp_path_factory.mktemp("products"), ["id,gender,articleType,baseColour,usage,productDisplayName"]
+    (folder / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        kind, (colour, rgb) = KINDS[number % 3], list(COLOURS.items())[number // 3 % 2]
+        pixels = np.full((20, 16, 3), 255, dtype=np.uint8)
+        rows_of = {"Shirts": slice(3, 9), "Jeans": slice(5, 18), "Watches": slice(9, 12)}[kind]
+        pixels[rows_of, 4:12] = rgb
+        pixels[rows_of, 4:12] += rng.integers(0, 20, pixels[rows_of, 4:12].shape, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        gender = "" if number % 10 == 0 else "Men" if kind == "Jeans" else "Women"
+        rows.append(f"{number},{gender},{kind},{colour},Casual,product {number}")
+    (folder / "styles.csv").write_text("\n".join(rows), encoding="utf-8")
+    return PictureSet(DataConfig(width=16, height=20, path=folder))
+
+
+def build(pictures: PictureSet, **changes: int) -> ClassifierObjective:
+    config = ClassifierObjectiveConfig(**{"num_article_types": 2, "min_label_count": 5, "max_shift": 2, **changes})
+    torch.manual_seed(0)
+    return ClassifierObjective(build_classifier(MODEL, pictures, config), pictures, config, seed=0)
+
+
+def test_overfits_one_batch(pictures: PictureSet) -> None:
+    objective = build(pictures)
+    batch = objective.batch(range(16))
+    optimizer = torch.optim.AdamW(objective.module.parameters(), lr=1e-2)
+    first = float(objective.loss(batch, 0).total.detach())
+    for step in range(80):
+        optimizer.zero_grad()
+        loss = objective.loss(batch, step)
+        loss.total.backward()
+        optimizer.step()
+    assert float(loss.total.detach()) < 0.02 < 2.0 < first
+    assert {name: float(part) for name, part in loss.parts.items()} == dict.fromkeys(ATTRIBUTES, 1.0)
+
+
+def test_a_batch_is_a_function_of_its_numbers(pictures: PictureSet) -> None:
+    objective = build(pictures)
+    whole, part = objective.batch(range(10, 30)), build(pictures).batch(range(14, 20))
+    assert torch.equal(whole.images[4:10], part.images)
+    assert torch.equal(whole.targets[4:10], part.targets)
+
+
+def test_targets_go_with_their_pictures(pictures: PictureSet) -> None:
+    objective = build(pictures)
+    batch = objective.batch(range(50))
+    blue = objective.module.config.labels.base_colour.index("Blue")
+    bluer = batch.images[:, 2].mean(dim=(1, 2)) > batch.images[:, 0].mean(dim=(1, 2))
+    assert torch.equal(bluer, batch.targets[:, ATTRIBUTES.index("base_colour")] == blue)
+
+
+def test_training_and_held_out_pictures_are_disjoint(pictures: PictureSet) -> None:
+    objective = build(pictures, max_shift=0)
+    seen = {image.numpy().tobytes() for image in objective.batch(range(2 * len(pictures.train))).images}
+    held_out = [image for batch in objective.validation_batches() for image in batch.images]
+    assert len(seen) == len(pictures.train)
+    assert len(held_out) == len(pictures.validation) > 0
+    assert not seen & {image.numpy().tobytes() for image in held_out}
+
+
+def test_missing_labels_do_not_count(pictures: PictureSet) -> None:
+    objective = build(pictures)
+    batch = objective.batch(range(8))
+    gender = ATTRIBUTES.index("gender")
+    without = batch.targets.clone()
+    without[:, gender] = MISSING
+    loss = objective.loss(ClassifierBatch(batch.images, without), 0)
+    loss.total.backward()
+    assert bool(loss.total.isfinite())
+    assert float(objective.module.heads["gender"].weight.grad.abs().max()) == 0.0
+    assert float(objective.module.heads["usage"].bias.grad.abs().max()) == 0.0  # one label only: nothing to learn
+    assert float(objective.module.heads["article_type"].weight.grad.abs().max()) > 0.0
+
+
+def test_labels_come_from_the_training_side(pictures: PictureSet) -> None:
+    counts = Counter(pictures.records[int(position)].fields["articleType"] for position in pictures.train)
+    labels = build(pictures).module.config.labels
+    assert labels.article_type == tuple(sorted(KINDS, key=lambda kind: (-counts[kind], kind)))[:2]
+    assert set(labels.base_colour) == set(COLOURS)
+    assert build(pictures).module.config.trained_on == pictures.identity
+
+
+def test_rare_labels_are_left_out() -> None:
+    fields = [{"articleType": "A", "gender": "Men"}] * 3 + [{"articleType": "B", "gender": "Women"}] * 2
+    records = [Record(str(index), each) for index, each in enumerate(fields)]
+    assert find_labels(records, 5, 3) == AttributeLabels(article_type=("A", "B"), gender=("Men",))
+    assert find_labels(records, 1, 1) == AttributeLabels(article_type=("A",), gender=("Men", "Women"))
+
+
+def test_shifts_bring_in_white() -> None:
+    images = torch.zeros(2, 3, 4, 5)
+    images[:, :, 1, 2] = 0.5
+    down_left, still = shift_images(images, torch.tensor([[2, -1], [0, 0]]))
+    assert torch.equal(still, images[1])
+    assert float(down_left[0, 3, 1]) == 0.5
+    assert bool((down_left[:, :2] == 1.0).all() and (down_left[:, :, 4] == 1.0).all())
+    assert int((down_left == 0.5).sum()) == 3
+
+
+def test_unfit_configs_are_refused() -> None:
+    with pytest.raises(ToileError, match="at least 1"):
+        ClassifierObjectiveConfig(num_article_types=0)
