@@ -1,6 +1,6 @@
 """Scores a model: pictures for held-out captions, judged by a classifier that saw real training pictures only.
 
-    TOILE_DATA=data python benchmarks/quality.py --model fashion --evaluator runs/evaluator --n 2000
+    TOILE_DATA=data python benchmarks/quality.py --model fashion --evaluator runs/evaluator/model/classifier --n 2000
 
 One setting for everything. See toile.evaluation.quality for the protocol.
 """

@@ -28,7 +28,7 @@ def build_config(config_class: type[T], mapping: Mapping[str, Any], where: str) 
     """
     hints = get_type_hints(config_class)
     fields = {f.name: f for f in dataclasses.fields(config_class)}  # type: ignore[arg-type]
-    ignored = getattr(config_class, "IGNORED", frozenset())
+    ignored: frozenset[str] = getattr(config_class, "IGNORED", frozenset())
     values: dict[str, Any] = {}
     for key, value in mapping.items():
         if key in fields:
@@ -59,7 +59,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint is Any or (isinstance(hint, type) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool)):
+    is_of_type = isinstance(hint, type) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool)
+    if hint is Any or is_of_type:
         return value
     raise ToileError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
 

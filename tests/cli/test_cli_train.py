@@ -22,6 +22,7 @@ task = "vae"
 path = "data"
 width = 16
 height = 16
+split_seed = 1
 [model]
 latent_channels = 4
 block_out_channels = [8, 8]
@@ -44,7 +45,7 @@ def in_a_folder_with_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     rng = np.random.default_rng(0)
-    for number in range(40):
+    for number in range(60):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(f"data/{number}.png")
         Path(f"data/{number}.txt").write_text(f"pattern {number}")
     Path("tiny.toml").write_text(RECIPE)

@@ -31,9 +31,7 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 EPS = ScheduleConfig(timestep_spacing="trailing")
 EPS_LEADING = ScheduleConfig(timestep_spacing="leading", steps_offset=1)
 V = ScheduleConfig(timestep_spacing="trailing", prediction_type="v_prediction")
-V_ZERO_SNR = ScheduleConfig(
-    timestep_spacing="trailing", prediction_type="v_prediction", rescale_betas_zero_snr=True
-)
+V_ZERO_SNR = ScheduleConfig(timestep_spacing="trailing", prediction_type="v_prediction", rescale_betas_zero_snr=True)
 NO_CLIPPING = {"clip_sample": False}
 ENDS_CLEAN = {**NO_CLIPPING, "set_alpha_to_one": True}
 

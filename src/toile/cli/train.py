@@ -78,14 +78,13 @@ def _follow(
         for record in records:
             if isinstance(record, StepRecord):
                 display.show(record.step / recipe.loop.steps, describe(record))
-                # Only after a step does closing save: after any other record the state was not moved on.
-                if stop.signal is not None:
-                    records.close()
-                    return f"stopped at step {record.step} by {signal.Signals(stop.signal).name}, state saved"
             elif isinstance(record, EndRecord):
                 return "done" if record.reason == "done" else f"stopped at step {record.step}, time is over"
             elif not isinstance(record, SampleRecord):
                 display.print(describe(record))
+            if stop.signal is not None:
+                records.close()  # which saves the state
+                return f"stopped at step {record.step} by {signal.Signals(stop.signal).name}, state saved"
     raise ToileError(f"the run in {folder} ended without saying why")
 
 

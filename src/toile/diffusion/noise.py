@@ -59,7 +59,7 @@ def draw_seed(seed: int, index: int) -> int:
         seed: of the image, 0 to 2 ** 64 - 1.
         index: 0 gives the seed itself.
 
-    Source: Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators", Fig. 17.
+    Source: Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators".
     """
     if index < 0:
         raise ToileError(f"noise draw {index} does not exist; the first is 0")

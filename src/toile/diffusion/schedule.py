@@ -223,7 +223,7 @@ class NoiseSchedule:
         return alpha * noise - sigma_vp * latents
 
     def snr(self, timesteps: Tensor) -> Tensor:
-        """Signal-to-noise ratio `alpha ** 2 / sigma_vp ** 2 = 1 / sigma ** 2` (Kingma et al. 2021, eq. 4).
+        """Signal-to-noise ratio `alpha ** 2 / sigma_vp ** 2 = 1 / sigma ** 2` (Kingma et al. 2021).
 
         Args:
             timesteps: (B,) whole numbers, 0 to T - 1.

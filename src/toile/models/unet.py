@@ -226,7 +226,11 @@ class UNet(nn.Module):
             skips.extend(down(skips[-1], time, cond))
         x = self.mid_block(skips[-1], time, cond)
         for index, up in enumerate(self.up_blocks):
-            below = len(skips) - len(up.resnets)
-            size = skips[below - 1].shape[-2:] if index < len(self.up_blocks) - 1 else None
+            below = len(skips) - (self.config.layers_per_block + 1)
+            size = _size_of(skips[below - 1]) if index < len(self.up_blocks) - 1 else None
             x = up(x, skips, time, cond, size)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+def _size_of(features: Tensor) -> tuple[int, int]:
+    return features.shape[-2], features.shape[-1]

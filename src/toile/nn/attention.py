@@ -58,7 +58,8 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor, cond: Tensor | None = None) -> Tensor:
         """(B, N, C) queries, (B, L, M) words or `None` for the tokens themselves -> (B, N, C)."""
         source = tokens if cond is None else cond
-        query, key, value = self._heads(self.to_q(tokens)), self._heads(self.to_k(source)), self._heads(self.to_v(source))
+        query = self._heads(self.to_q(tokens))
+        key, value = self._heads(self.to_k(source)), self._heads(self.to_v(source))
         mixed = attend(query, key, value)
         return self.to_out[0](mixed.transpose(1, 2).flatten(2))
 

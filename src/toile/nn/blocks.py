@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toile.errors import ToileError
+
 
 class ResnetBlock(nn.Module):
     """GroupNorm, SiLU, 3x3 convolution, twice, added to the input (He et al. 2016; time added as in Ho et al. 2020).
@@ -64,17 +66,24 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Repeats every position to a given size, then a 3x3 convolution."""
+    """Repeats every position in both directions, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, C, *size); twice H and W when no size is given."""
-        if size is None or tuple(size) == (2 * x.shape[-2], 2 * x.shape[-1]):
-            return self.conv(_double(x))
-        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+        """(B, C, H, W) -> (B, C, *size); twice H and W when no size is given.
+
+        Raises:
+            ToileError: `size` is neither twice H and W nor one less, the sizes that `Downsample` brings to H and W.
+        """
+        doubled, full = _double(x), (2 * x.shape[-2], 2 * x.shape[-1])
+        if size is None or tuple(size) == full:
+            return self.conv(doubled)
+        if not (0 <= full[0] - size[0] <= 1 and 0 <= full[1] - size[1] <= 1):
+            raise ToileError(f"{size[1]}x{size[0]} cannot be upsampled to: {full[1]}x{full[0]}, or one less each way")
+        return self.conv(doubled[..., : size[0], : size[1]])
 
 
 def _double(x: Tensor) -> Tensor:

@@ -49,8 +49,9 @@ class CLIPObjective:
 
     def loss(self, batch: CLIPBatch, step: int) -> Loss:
         """Mean of both cross-entropies; "right" is the share of captions that pick their picture in the batch."""
-        with torch.no_grad():
-            self.module.logit_scale.clamp_(max=_LARGEST_LOG_SCALE)
+        if self.module.training:
+            with torch.no_grad():
+                self.module.logit_scale.clamp_(max=_LARGEST_LOG_SCALE)
         text, images = self.module.encode_text(batch.token_ids), self.module.encode_images(batch.images)
         logits = self.module.logit_scale.exp() * (text.float() @ images.float().T)
         targets = torch.arange(len(logits))

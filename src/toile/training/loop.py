@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +57,18 @@ class LoopConfig:
     save_every: int = 500
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.learning_rate <= 0:
-            raise ToileError("steps, batch_size and learning_rate must be positive")
-        if self.batch_size % self.micro_size:
+        if self.steps < 1 or self.batch_size < 1 or not self.learning_rate > 0 or not self.clip_norm > 0:
+            raise ToileError("steps, batch_size, learning_rate and clip_norm must be positive")
+        if min(self.warmup_steps, self.weight_decay, self.validate_every, self.sample_every, self.save_every) < 0:
+            raise ToileError("warmup_steps, weight_decay and the numbers of steps between things must be 0 or more")
+        if self.micro_size < 1 or self.batch_size % self.micro_size:
             raise ToileError(f"batch_size {self.batch_size} must be a multiple of micro_batch_size {self.micro_size}")
         if self.precision not in ("bf16", "float32"):
             raise ToileError(f"precision {self.precision!r}: bf16 or float32")
         if not 0 <= self.decay_share <= 1:
             raise ToileError(f"decay_share {self.decay_share}: between 0 and 1")
+        if len(set(self.ema_widths)) < len(self.ema_widths) or any(not 0 < w <= 0.28 for w in self.ema_widths):
+            raise ToileError(f"ema_widths {self.ema_widths}: different numbers above 0, at most 0.28")
 
     @property
     def micro_size(self) -> int:
@@ -110,10 +114,11 @@ class SampleRecord:
 
 @dataclass(frozen=True)
 class SavedRecord:
-    """A complete state is on disk."""
+    """A complete state is on disk; `warnings` name newer ones that were damaged, when it is the one resumed from."""
 
     step: int
     path: Path
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,6 @@ class TrainingState:
     step: int = 0
     skipped_steps: int = 0
     bad_steps_in_a_row: int = 0
-    warnings: list[str] = field(default_factory=list)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state under a unique name."""
@@ -154,10 +158,11 @@ class TrainingState:
         self.module.load_state_dict(_below("module.", tensors))
         for index, average in enumerate(self.averages):
             average.load(_below(f"ema{index}.", tensors))
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in _below("optimizer.", tensors).items():
             number, slot = name.split(".", 1)
-            slots.setdefault(int(number), {})[slot] = value.clone()
+            slots.setdefault(int(number), {})[slot] = _laid_out_like(trained[int(number)], value)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
         self.step, self.skipped_steps = facts["step"], facts["skipped_steps"]
         self.bad_steps_in_a_row = facts["bad_steps_in_a_row"]
@@ -218,7 +223,7 @@ def train(
         yield SavedRecord(state.step, _save(state, directory / "state", identity))
         held_out = _validate(objective, config, state)
         yield held_out
-        best = min(held_out.losses, key=lambda who: held_out.losses[who]["loss"])
+        best = _lowest(held_out.losses)
         if export is not None:
             with _weights_of(best, state):
                 export()
@@ -300,15 +305,22 @@ def _validate(objective: Objective[Batch], config: LoopConfig, state: TrainingSt
     return ValidationRecord(state.step, losses)
 
 
+def _lowest(losses: Mapping[str, Mapping[str, float]]) -> str:
+    """The weights with the lowest held-out loss; one that is not finite is never the best."""
+    finite = {who: parts["loss"] for who, parts in losses.items() if math.isfinite(parts["loss"])}
+    if not finite:
+        raise ToileError("no weights have a finite held-out loss: lower the learning rate or check the held-out data")
+    return min(finite, key=lambda who: finite[who])
+
+
 def _held_out_losses(objective: Objective[Batch], config: LoopConfig, state: TrainingState) -> dict[str, float]:
-    sums, count = dict[str, float](), 0
+    values: dict[str, list[float]] = {}
     for batch in objective.validation_batches():
         with autocast(config.precision):
             loss = objective.loss(batch, state.step)
         for name, value in {"loss": loss.total, **loss.parts}.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-        count += 1
-    return {name: value / count for name, value in sums.items()}
+            values.setdefault(name, []).append(float(value))
+    return {name: sum(of_batches) / len(of_batches) for name, of_batches in values.items()}
 
 
 @torch.no_grad()
@@ -345,8 +357,7 @@ def _restore(
             f"resuming would change {', '.join(changed)}: undo the change, or add --accept-changes to go on with it"
         )
     state.load(snapshot.tensors, snapshot.facts)
-    state.warnings.extend(snapshot.warnings)
-    yield SavedRecord(state.step, snapshot.path)
+    yield SavedRecord(state.step, snapshot.path, snapshot.warnings)
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -359,6 +370,13 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
         elif a != b:
             changed.append(f"{prefix}{key}")
     return changed
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    # The fused optimiser walks weights and moments in the order of memory: channels_last weights need such moments.
+    if value.shape != parameter.shape:
+        return value.clone()
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -35,6 +35,10 @@ class DataConfig:
     split_seed: int = 0
     limit: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1 or (self.limit is not None and self.limit < 1):
+            raise ToileError(f"data: width {self.width}, height {self.height}, limit {self.limit}: at least 1")
+
 
 class PictureSet:
     """Pictures of one source with their records, divided into train, validation and test positions.

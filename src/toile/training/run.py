@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from toile.diffusion.schedule import NoiseSchedule
+from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
 from toile.model_folder import find_model, vae_constants
 from toile.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
@@ -27,13 +28,20 @@ from toile.training.pictures import PictureSet
 from toile.training.recipes import ClassifierRecipe, CLIPRecipe, DenoisingRecipe, Recipe, VAERecipe, recipe_facts
 from toile.training.run_folder import RunFolder
 from toile.training.vae_objective import VAEObjective, narrow_posterior
-from toile.weights.folder import load_component, save_component
+from toile.weights.files import file_sha256
+from toile.weights.folder import find_weights, load_component, save_component
 
 MODEL_FOLDER = "model"
 
 
 class Task(Protocol):
-    """An objective and what becomes of its weights."""
+    """An objective and what becomes of its weights.
+
+    Attributes:
+        identity: what else must not change when the run is resumed: hashes of the files that were read.
+    """
+
+    identity: Mapping[str, str]
 
     @property
     def objective(self) -> Objective[Any]:
@@ -60,8 +68,13 @@ def run_recipe(
     """
     facts = recipe_facts(recipe)
     pictures = PictureSet(recipe.data)
+    if not len(pictures.train) or not len(pictures.validation):
+        raise ToileError(
+            f"{recipe.data.path or recipe.data.source}: of {len(pictures.records)} pictures {len(pictures.train)} are "
+            f"for training and {len(pictures.validation)} held out; give more pictures, or another split_seed"
+        )
     task = build_task(recipe, pictures)
-    identity = {**facts, "pictures": pictures.identity}
+    identity = {**facts, "pictures": pictures.identity, **task.identity}
     folder: RunFolder | None = None
     records = train(
         task.objective,
@@ -96,6 +109,7 @@ class VAETask:
     """Exports `vae/`, with the scaling factor that gives training latents unit variance."""
 
     def __init__(self, recipe: VAERecipe, pictures: PictureSet) -> None:
+        self.identity: Mapping[str, str] = {}
         if recipe.start is not None:
             vae = load_component(recipe.start, VAE, VAEConfig)
         else:
@@ -112,9 +126,10 @@ class VAETask:
 
 
 class CLIPTask:
-    """Exports `clip/` (both towers), `text_encoder/` and `tokenizer/`."""
+    """Exports `clip/` (both towers) and `tokenizer/`."""
 
     def __init__(self, recipe: CLIPRecipe, pictures: PictureSet) -> None:
+        self.identity: Mapping[str, str] = {}
         text = recipe.model.text_config
         tokenizer = train_tokenizer(pictures, recipe.vocab_size, text.max_position_embeddings, recipe.seed)
         text = replace(
@@ -138,10 +153,15 @@ class DenoisingTask:
 
     def __init__(self, recipe: DenoisingRecipe, pictures: PictureSet) -> None:
         self.recipe = recipe
-        vae = load_component(recipe.vae / MODEL_FOLDER / "vae", VAE, VAEConfig)
+        vae_folder, words = recipe.vae / MODEL_FOLDER / "vae", recipe.clip / MODEL_FOLDER / "tokenizer"
+        vae = load_component(vae_folder, VAE, VAEConfig)
         vae.eval().requires_grad_(False)
         clip = load_component(recipe.clip / MODEL_FOLDER / "clip", CLIPModel, CLIPConfig)
-        tokenizer = Tokenizer.load(recipe.clip / MODEL_FOLDER / "tokenizer")
+        tokenizer = Tokenizer.load(words)
+        self.identity: Mapping[str, str] = {
+            "vae_weights": file_sha256(find_weights(vae_folder)),
+            "vocabulary": file_sha256(words / "vocab.json"),
+        }
         if recipe.start is None:
             text_encoder, unet = CLIPTextModel(clip.config.text_config), UNet(recipe.model)
             text_encoder.text_model.load_state_dict(clip.text_model.state_dict())
@@ -176,6 +196,7 @@ class ClassifierTask:
     """Exports `classifier/`."""
 
     def __init__(self, recipe: ClassifierRecipe, pictures: PictureSet) -> None:
+        self.identity: Mapping[str, str] = {}
         classifier = build_classifier(recipe.model, pictures, recipe.objective)
         self.objective = ClassifierObjective(classifier, pictures, recipe.objective, recipe.seed)
 

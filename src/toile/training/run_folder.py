@@ -21,7 +21,6 @@ class RunFolder:
     Args:
         directory: `recipe.json`, `log.jsonl`, `curves.png` and `samples/` go there.
         facts: the full recipe.
-        resumed_at: drop log lines after this step, which the resumed run writes again.
     """
 
     def __init__(self, directory: Path, facts: Mapping[str, Any]) -> None:
@@ -78,7 +77,7 @@ def describe(record: Record) -> str:
         )
         return f"step {record.step} held out: {losses}"
     if isinstance(record, SavedRecord):
-        return f"step {record.step} saved {record.path}"
+        return "; ".join([f"step {record.step} saved {record.path}", *record.warnings])
     if isinstance(record, EndRecord):
         return f"step {record.step} ended: {record.reason}"
     return f"step {record.step} samples drawn"

@@ -84,8 +84,8 @@ def find_sampler(name: str) -> SamplerInfo:
     if plain not in _NAMES:
         near = difflib.get_close_matches(plain, _NAMES, 3, cutoff=0.5)
         close = dict.fromkeys(_NAMES[match] for match in near)
-        hint = f"did you mean {' or '.join(close)}?" if close else "see the list"
-        raise ToileError(f"sampler {name!r} is unknown; {hint} All: {', '.join(SAMPLERS)}")
+        hint = f" did you mean {' or '.join(close)}?" if close else ""
+        raise ToileError(f"sampler {name!r} is unknown;{hint} known: {', '.join(SAMPLERS)}")
     info = SAMPLERS[_NAMES[plain]]
     return info if plain == key else replace(info, spacing="karras")
 

@@ -68,7 +68,7 @@ def euler_ancestral(
 def euler(
     denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource, s_churn: float = 0.0
 ) -> Iterator[SamplerStep]:
-    """Euler's method on the probability-flow ODE, with optional churn (Karras et al. 2022, Alg. 2 without line 6-8).
+    """Euler's method on the probability-flow ODE, with optional churn (Karras et al. 2022, Alg. 2, uncorrected).
 
     Args:
         s_churn: 0 = deterministic; each step first raises sigma by the factor 1 + min(s_churn / N, sqrt(2) - 1).
@@ -109,7 +109,7 @@ def can_correct(sigma: float, sigma_next: float) -> bool:
 
 
 def heun_correction(denoise: Denoise, predicted: Tensor, denoised: Tensor, sigma: float, sigma_next: Tensor) -> Tensor:
-    """Replaces the slope of an Euler step by the mean of the slopes at both ends (Karras et al. 2022, Alg. 1, line 8).
+    """Replaces the slope of an Euler step by the mean of the slopes at both ends (Karras et al. 2022, Alg. 1).
 
     With slopes `(x - denoised) / sigma`, the difference to the Euler step is `(sigma / sigma_next - 1) / 2` times the
     change of denoised.
@@ -129,8 +129,8 @@ def _ancestral_levels(sigma: float, sigma_next: float, eta: float) -> tuple[floa
 
 
 def _churned(x: Tensor, levels: Tensor, index: int, noise: NoiseSource, s_churn: float) -> tuple[Tensor, Tensor]:
-    """Adds fresh noise before a step (Karras et al. 2022, Alg. 2, line 4-6)."""
-    if s_churn < 0:
+    """Adds fresh noise before a step (Karras et al. 2022, Alg. 2)."""
+    if not s_churn >= 0:
         raise ToileError(f"s_churn is {s_churn}; give 0 (no churn) or more")
     gamma = min(s_churn / (len(levels) - 1), math.sqrt(2) - 1)
     if gamma == 0:

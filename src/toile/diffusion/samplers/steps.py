@@ -79,6 +79,6 @@ def toward_denoised(x: Tensor, denoised: Tensor, ratio: float) -> Tensor:
     """Keeps the share `ratio` of the noise in x: `denoised + ratio * (x - denoised)`, exactly denoised at ratio 0.
 
     This is one Euler step of the probability-flow ODE from sigma to `ratio * sigma` (Karras et al. 2022, Alg. 1), one
-    DDIM step (Song et al. 2021, eq. 12), and one first-order DPM-Solver++ step (Lu et al. 2022, Alg. 2).
+    DDIM step (Song et al. 2021, eq. 12), and one first-order DPM-Solver++ step (Lu et al. 2022).
     """
     return denoised * (1 - ratio) + x * ratio

@@ -1,4 +1,4 @@
-"""UniPC, a predictor and corrector for diffusion (Zhao et al. 2023, Alg. 5 to 8, data prediction, B2(h))."""
+"""UniPC, a predictor and corrector for diffusion (Zhao et al. 2023, Alg. 1 and 2, in the form for data prediction)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource, order
 
 
 def _predicted(start: Tensor, history: list[Tensor], lambdas: list[float]) -> Tensor:
-    """UniP (Alg. 7): x at `lambdas[-1]` from estimates at the earlier ones.
+    """UniP (Alg. 2): x at `lambdas[-1]` from estimates at the earlier ones.
 
     Args:
         start: x at `lambdas[-2]`.
@@ -59,7 +59,7 @@ def _predicted(start: Tensor, history: list[Tensor], lambdas: list[float]) -> Te
 
 
 def _corrected(start: Tensor, denoised: Tensor, history: list[Tensor], lambdas: list[float]) -> Tensor:
-    """UniC (Alg. 5): the same step once more, now with the estimate at its end.
+    """UniC (Alg. 1): the same step once more, now with the estimate at its end.
 
     Args:
         denoised: the estimate at `lambdas[-1]`, where the predictor led.
@@ -77,7 +77,7 @@ def _ratios(lambdas: list[float]) -> list[float]:
 
 
 def _advance(start: Tensor, estimates: list[Tensor], ratios: list[float], weights: list[float], h: float) -> Tensor:
-    """A first-order step with `estimates[0]` moved along the divided differences of the others (eq. 9)."""
+    """A first-order step with `estimates[0]` moved along the divided differences of the others."""
     target = estimates[0]
     for estimate, ratio, weight in zip(estimates[1:], ratios, weights, strict=True):
         target = target + (estimate - estimates[0]) * (weight / ratio)
@@ -85,7 +85,7 @@ def _advance(start: Tensor, estimates: list[Tensor], ratios: list[float], weight
 
 
 def _solved_weights(ratios: list[float], h: float) -> list[float]:
-    """Weights that make the step exact for polynomials (eq. 10 with B(h) = e ** h - 1 for data prediction)."""
+    """Weights that make the step exact for polynomials, with B(h) = e ** -h - 1 (B2 for data prediction)."""
     count = len(ratios)
     if count == 0:
         return []
