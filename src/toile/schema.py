@@ -59,8 +59,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    is_of_type = isinstance(hint, type) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool)
-    if hint is Any or is_of_type:
+    if hint is Any:
+        return value
+    if isinstance(hint, type) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
         return value
     raise ToileError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
 

@@ -40,18 +40,28 @@ def test_other_sizes_are_refused(size: tuple[int, int]) -> None:
         Upsample(4)(features(4, *FROM), size)
 
 
+class TwiceUpsampled(torch.nn.Module):
+    """Both ways of upsampling below a block that must be told its gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.below, self.up = ResnetBlock(32, 32, num_groups=8, eps=1e-6), Upsample(32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.below(x)
+        return torch.cat([self.up(hidden).flatten(), self.up(hidden, (15, 11)).flatten()])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [(16, 12), (15, 11)])
-def test_compiled_upsampling_in_bfloat16_has_the_gradient_of_float32(size: tuple[int, int]) -> None:
+def test_compiled_upsampling_in_bfloat16_has_the_gradient_of_float32() -> None:
+    # With torch's own resize the gradient of everything below it was zero.
     torch.manual_seed(0)
-    block, x = Upsample(8), features(8, 8, 6)
-    expected = gradients(block(x, size), x, block)
+    block, x = TwiceUpsampled().to(memory_format=torch.channels_last), features(32, 8, 6)  # type: ignore[call-overload]
     compiled = torch.compile(block, dynamic=False)
     with torch.autocast("cpu", torch.bfloat16):
-        result = compiled(F.silu(x) + x, size)
-    expected = gradients(block(F.silu(x) + x, size), x, block)
-    for got, wanted in zip(gradients(result.float(), x, block), expected, strict=True):
-        assert float(F.cosine_similarity(got.flatten(), wanted.flatten(), dim=0)) > 0.999
+        result = compiled(x)
+    for got, expected in zip(gradients(result.float(), x, block), gradients(block(x), x, block), strict=True):
+        assert float(F.cosine_similarity(got.flatten(), expected.flatten(), dim=0)) > 0.999
 
 
 @pytest.mark.parametrize(("pad_end_only", "sizes"), [(True, (4, 3)), (False, (5, 4))])

@@ -18,11 +18,18 @@ from toile.training.pictures import DataConfig, PictureSet
 
 NUM_PICTURES = 90
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 160, 30), "black": (20, 20, 20)}
-SHAPES = {"bar": (slice(2, 14), slice(6, 10)), "belt": (slice(6, 10), slice(1, 15)), "box": (slice(4, 12), slice(4, 12))}
+SHAPES = {
+    "bar": (slice(2, 14), slice(6, 10)),
+    "belt": (slice(6, 10), slice(1, 15)),
+    "box": (slice(4, 12), slice(4, 12)),
+}
 
 
 def write_picture_folder(folder: Path) -> Path:
-    """90 pictures of 16x16, a coloured shape on white with some noise, each with a caption file."""
+    """90 pictures of 16x16, a coloured shape on white with some noise, each with a caption file.
+
+    They are BMP files, because another version of a codec would change their bytes and so the split.
+    """
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for number in range(NUM_PICTURES):
@@ -30,7 +37,7 @@ def write_picture_folder(folder: Path) -> Path:
         pixels = np.full((16, 16, 3), 255, dtype=np.uint8)
         pixels[SHAPES[shape]] = COLOURS[colour]
         pixels[SHAPES[shape]] += rng.integers(0, 30, pixels[SHAPES[shape]].shape, dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
+        Image.fromarray(pixels).save(folder / f"{number}.bmp")
         (folder / f"{number}.txt").write_text(f"{colour} {shape}\n{shape} in {colour}", encoding="utf-8")
     return folder
 

@@ -84,6 +84,14 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
+class DataRecord:
+    """The first record of a run: what was read, and what was left out and why, for people."""
+
+    step: int
+    summary: str
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """One update: `step` updates are done. A skipped one (loss or gradient not finite) changed nothing."""
 
@@ -130,7 +138,7 @@ class EndRecord:
     exported: str
 
 
-Record = StepRecord | ValidationRecord | SampleRecord | SavedRecord | EndRecord
+Record = DataRecord | StepRecord | ValidationRecord | SampleRecord | SavedRecord | EndRecord
 
 
 @dataclass
@@ -207,7 +215,7 @@ def train(
     deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
     with RunLock(directory):
         state = build_state(objective.module, config)
-        yield from _restore(state, directory / "state", identity, resume, accept_changes)
+        yield from _restore(state, directory, identity, resume, accept_changes)
         try:
             while state.step < config.steps and time.monotonic() < deadline:
                 yield _update(objective, config, state)
@@ -341,16 +349,22 @@ def _save(state: TrainingState, directory: Path, identity: Mapping[str, Any]) ->
     return save_snapshot(directory, state.step, state.tensors(), facts)
 
 
+def check_start(directory: Path, resume: bool) -> None:
+    """Refuses to resume nothing and to overwrite a run; reads no state, so it can come before all other work."""
+    states = sorted((directory / "state").glob("step-*.safetensors"))
+    if resume and not states:
+        raise ToileError(f"nothing to resume in {directory}: start the run without --resume")
+    if states and not resume:
+        raise ToileError(f"{directory} holds a run, {states[-1].name}: add --resume or choose another folder")
+
+
 def _restore(
     state: TrainingState, directory: Path, identity: Mapping[str, Any], resume: bool, accept_changes: bool
 ) -> Iterator[SavedRecord]:
-    snapshot = load_latest(directory) if directory.exists() else None
+    check_start(directory, resume)
+    snapshot = load_latest(directory / "state") if resume else None
     if snapshot is None:
-        if resume:
-            raise ToileError(f"nothing to resume in {directory}: start the run without --resume")
         return
-    if not resume:
-        raise ToileError(f"{directory} holds a run at step {snapshot.step}: add --resume or choose another folder")
     changed = changed_keys(snapshot.facts["identity"], identity)
     if changed and not accept_changes:
         raise ToileError(

@@ -22,7 +22,7 @@ from toile.training.classifier_objective import ClassifierObjective, build_class
 from toile.training.clip_objective import CLIPObjective, train_tokenizer
 from toile.training.denoising_objective import DenoisingObjective, TextConditionedUNet
 from toile.training.latents import encode_pictures, load_latents
-from toile.training.loop import Record, train
+from toile.training.loop import DataRecord, Record, check_start, train
 from toile.training.objective import Objective
 from toile.training.pictures import PictureSet
 from toile.training.recipes import ClassifierRecipe, CLIPRecipe, DenoisingRecipe, Recipe, VAERecipe, recipe_facts
@@ -66,6 +66,7 @@ def run_recipe(
 
     Args, errors: see `toile.training.loop.train`.
     """
+    check_start(directory, resume)
     facts = recipe_facts(recipe)
     pictures = PictureSet(recipe.data)
     if not len(pictures.train) or not len(pictures.validation):
@@ -75,6 +76,7 @@ def run_recipe(
         )
     task = build_task(recipe, pictures)
     identity = {**facts, "pictures": pictures.identity, **task.identity}
+    yield DataRecord(0, pictures.summary)
     folder: RunFolder | None = None
     records = train(
         task.objective,

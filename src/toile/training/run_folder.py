@@ -11,7 +11,15 @@ from typing import Any
 from toile.data.images import contact_sheet, pixels_from_images
 from toile.errors import ToileError
 from toile.training.curves import draw_curves
-from toile.training.loop import EndRecord, Record, SampleRecord, SavedRecord, StepRecord, ValidationRecord
+from toile.training.loop import (
+    DataRecord,
+    EndRecord,
+    Record,
+    SampleRecord,
+    SavedRecord,
+    StepRecord,
+    ValidationRecord,
+)
 from toile.weights.files import write_json_atomically
 
 
@@ -28,6 +36,9 @@ class RunFolder:
         directory.mkdir(parents=True, exist_ok=True)
         write_json_atomically(directory / "recipe.json", dict(facts))
         self.log = directory / "log.jsonl"
+        if self.log.exists() and not self.log.read_bytes().endswith(b"\n"):
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write("\n")  # ends a line that a crash cut short
 
     def write(self, record: Record) -> None:
         """Logs one record; also draws curves at validations and sheets of samples."""
@@ -66,6 +77,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def describe(record: Record) -> str:
     """One line for a terminal or a log."""
+    if isinstance(record, DataRecord):
+        return record.summary
     if isinstance(record, StepRecord):
         parts = " ".join(f"{name} {value:.4g}" for name, value in record.parts.items())
         skipped = " SKIPPED (not finite)" if record.skipped else ""

@@ -1,0 +1,274 @@
+"""Runs of every task from a recipe to files: an autoencoder, words, a model that makes pictures, a judge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from toile.errors import ToileError
+from toile.generation.pictures import Picture, generate
+from toile.generation.request import GenerateRequest
+from toile.latent_diffusion import LatentDiffusion
+from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig
+from toile.models.vae import VAE, VAEConfig
+from toile.training.latents import CACHE_VARIABLE, cache_folder, encode_pictures, load_latents
+from toile.training.loop import DataRecord, EndRecord, Record, SampleRecord, SavedRecord, StepRecord, ValidationRecord
+from toile.training.pictures import DataConfig, PictureSet
+from toile.training.recipes import load_recipe
+from toile.training.run import MODEL_FOLDER, run_recipe
+from toile.training.run_folder import read_log
+from toile.weights.files import load_tensors, save_tensors
+from toile.weights.folder import load_component
+
+LOOP = """
+[loop]
+steps = 4
+batch_size = 4
+learning_rate = 1e-3
+warmup_steps = 2
+validate_every = 2
+sample_every = 4
+save_every = 3
+"""
+VAE_TOML = f"""
+task = "vae"
+[model]
+latent_channels = 3
+block_out_channels = [8, 16]
+layers_per_block = 1
+norm_num_groups = 4
+mid_block_add_attention = false
+sample_size = 16
+{LOOP}
+[data]
+"""
+CLIP_TOML = f"""
+task = "clip"
+vocab_size = 560
+[model]
+projection_dim = 8
+[model.text_config]
+hidden_size = 16
+intermediate_size = 16
+num_hidden_layers = 1
+num_attention_heads = 2
+max_position_embeddings = 8
+eos_token_id = 1
+[model.vision_config]
+hidden_size = 8
+intermediate_size = 16
+num_hidden_layers = 1
+num_attention_heads = 1
+image_size = 16
+patch_size = 8
+{LOOP}
+[data]
+"""
+DENOISING_TOML = f"""
+task = "denoising"
+vae = "vae"
+clip = "clip"
+[model]
+in_channels = 3
+out_channels = 3
+block_out_channels = [8, 16]
+down_block_types = ["DownBlock2D", "CrossAttnDownBlock2D"]
+up_block_types = ["CrossAttnUpBlock2D", "UpBlock2D"]
+layers_per_block = 1
+cross_attention_dim = 16
+attention_head_dim = 2
+norm_num_groups = 4
+sample_size = 8
+[schedule]
+prediction_type = "v_prediction"
+rescale_betas_zero_snr = true
+timestep_spacing = "trailing"
+[defaults]
+width = 16
+height = 16
+steps = 2
+guidance = 2.0
+sampler = "ddim"
+[objective]
+sample_steps = 2
+{LOOP}
+[data]
+"""
+CLASSIFIER_TOML = f"""
+task = "classifier"
+[model]
+block_out_channels = [8]
+norm_num_groups = 4
+[objective]
+num_article_types = 2
+min_label_count = 2
+max_shift = 1
+{LOOP}
+[data]
+"""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A folder with a recipe for each task, the data and the cache."""
+
+    folder: Path
+
+    def records(self, task: str, overrides: Sequence[str] = (), resume: bool = False) -> list[Record]:
+        return list(run_recipe(load_recipe(self.folder / f"{task}.toml", overrides), self.folder / task, resume=resume))
+
+    def pictures(self) -> PictureSet:
+        return PictureSet(DataConfig(width=16, height=16, path=self.folder / "data"))
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory, picture_folder: Path) -> Iterator[Workshop]:
+    folder = tmp_path_factory.mktemp("workshop")
+    (folder / "data").symlink_to(picture_folder)
+    for task, toml in (("vae", VAE_TOML), ("clip", CLIP_TOML), ("denoising", DENOISING_TOML)):
+        (folder / f"{task}.toml").write_text(f'{toml}path = "data"\nwidth = 16\nheight = 16\n', encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(folder / "cache"))
+        patch.chdir(folder)
+        yield Workshop(folder)
+
+
+@pytest.fixture(scope="module")
+def runs(workshop: Workshop) -> dict[str, list[Record]]:
+    """The records of the three runs that make a model, each from the one before."""
+    return {task: workshop.records(task) for task in ("vae", "clip", "denoising")}
+
+
+@pytest.mark.parametrize("task", ["vae", "clip", "denoising"])
+def test_a_run_ends_and_leaves_its_log(task: str, workshop: Workshop, runs: dict[str, list[Record]]) -> None:
+    records, folder = runs[task], workshop.folder / task
+    kinds = [DataRecord, StepRecord, StepRecord, ValidationRecord, StepRecord, SavedRecord, StepRecord]
+    kinds += [] if task == "clip" else [SampleRecord]
+    assert [type(record) for record in records] == [*kinds, SavedRecord, ValidationRecord, EndRecord]
+    end = records[-1]
+    assert isinstance(end, EndRecord) and (end.step, end.reason) == (4, "done")
+    assert json.loads((folder / "recipe.json").read_text())["loop"]["decay_share"] == 0.3
+    logged = [line["kind"] for line in read_log(folder / "log.jsonl") if line["kind"] != "data"]
+    assert logged == ["step", "step", "validation", "step", "saved", "step", "saved", "validation", "end"]
+    assert (folder / "curves.png").is_file()
+    assert (folder / "samples" / "step-0000004.png").is_file() == (task != "clip")
+
+
+def test_latents_have_unit_variance(workshop: Workshop, runs: dict[str, list[Record]]) -> None:
+    vae, pictures = load_component(workshop.folder / "vae" / MODEL_FOLDER / "vae", VAE, VAEConfig), workshop.pictures()
+    assert float(encode_pictures(vae, pictures, pictures.train).float().std()) == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_model_makes_pictures(workshop: Workshop, runs: dict[str, list[Record]]) -> None:
+    model = LatentDiffusion.load(workshop.folder / "denoising" / MODEL_FOLDER, "cpu", "float32")
+    made = [event for event in generate(model, GenerateRequest(("red belt", "blue box"))) if isinstance(event, Picture)]
+    assert [picture.pixels.shape for picture in made] == [(16, 16, 3)] * 2
+    assert not np.array_equal(made[0].pixels, made[1].pixels)
+
+
+def test_the_model_holds_what_was_trained(workshop: Workshop, runs: dict[str, list[Record]]) -> None:
+    end = runs["denoising"][-1]
+    assert isinstance(end, EndRecord)
+    prefix = {"live": "module.", "ema 0.05": "ema0.", "ema 0.1": "ema1."}[end.exported]
+    state = load_tensors(workshop.folder / "denoising" / "state" / "step-00000004.safetensors")
+    model = LatentDiffusion.load(workshop.folder / "denoising" / MODEL_FOLDER, "cpu", "float32")
+    for part in ("unet", "text_encoder"):
+        for name, value in getattr(model, part).state_dict().items():
+            assert torch.equal(value, state[f"{prefix}{part}.{name}"].half().float()), name
+    start = load_tensors(workshop.folder / "clip" / MODEL_FOLDER / "clip" / "model.safetensors")
+    name = "text_model.final_layer_norm.weight"
+    assert not torch.equal(model.text_encoder.state_dict()[name], start[name].half().float())  # it was tuned along
+
+
+def test_latents_come_from_the_cache_the_second_time(workshop: Workshop, runs: dict[str, list[Record]]) -> None:
+    [cached] = cache_folder().iterdir()
+    assert cache_folder() == workshop.folder / "cache"
+    vae, pictures = load_component(workshop.folder / "vae" / MODEL_FOLDER / "vae", VAE, VAEConfig), workshop.pictures()
+    latents = load_latents(vae, pictures)
+    assert latents.dtype == torch.float16 and latents.shape == (90, 3, 8, 8)
+    content = cached.read_bytes()
+    save_tensors(cached, {"latents": latents + 1}, {})  # something that only the cache can know
+    assert torch.equal(load_latents(vae, pictures), latents + 1)
+    cached.write_bytes(content)
+    with torch.no_grad():
+        vae.encoder.conv_in.weight.add_(0.1)
+    assert not torch.equal(load_latents(vae, pictures), latents)
+    assert len(list(cache_folder().iterdir())) == 2
+
+
+def test_another_autoencoder_is_a_change_of_the_data(workshop: Workshop, runs: dict[str, list[Record]]) -> None:
+    weights = workshop.folder / "vae" / MODEL_FOLDER / "vae" / "diffusion_pytorch_model.safetensors"
+    content = weights.read_bytes()
+    tensors = load_tensors(weights)
+    try:
+        save_tensors(weights, {**tensors, "quant_conv.bias": tensors["quant_conv.bias"] + 0.1}, {"format": "pt"})
+        with pytest.raises(ToileError, match="would change vae_weights: "):
+            workshop.records("denoising", resume=True)
+    finally:
+        weights.write_bytes(content)
+    assert isinstance(workshop.records("denoising", resume=True)[-1], EndRecord)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [("loop.learning_rate=2e-3", "loop.learning_rate"), ("data.split_seed=1", "data.split_seed, pictures")],
+)
+def test_a_changed_recipe_is_refused(
+    workshop: Workshop, runs: dict[str, list[Record]], override: str, named: str
+) -> None:
+    with pytest.raises(ToileError, match=f"would change {named}: "):
+        workshop.records("vae", [override], resume=True)
+
+
+def test_a_run_starts_from_a_trained_autoencoder(
+    workshop: Workshop, runs: dict[str, list[Record]], tmp_path: Path
+) -> None:
+    trained = workshop.folder / "vae" / MODEL_FOLDER / "vae"
+    recipe = load_recipe(workshop.folder / "vae.toml", [f"start={trained}", "loop.learning_rate=1e-9", "loop.steps=1"])
+    list(run_recipe(recipe, tmp_path / "tuned"))
+    before = load_component(trained, VAE, VAEConfig).state_dict()
+    after = load_component(tmp_path / "tuned" / MODEL_FOLDER / "vae", VAE, VAEConfig).state_dict()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_judge_is_trained_from_a_product_table(tmp_path: Path) -> None:
+    folder, rows = tmp_path / "products", ["id,gender,articleType,baseColour,usage,productDisplayName"]
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.bmp")
+        rows.append(f"{number},Men,{('Shirts', 'Jeans')[number % 2]},Red,Casual,product {number}")
+    (folder / "styles.csv").write_text("\n".join(rows), encoding="utf-8")
+    path = tmp_path / "judge.toml"
+    path.write_text(f'{CLASSIFIER_TOML}path = "{folder}"\nwidth = 16\nheight = 16\n', encoding="utf-8")
+    end = list(run_recipe(load_recipe(path), tmp_path / "judge"))[-1]
+    assert isinstance(end, EndRecord) and end.reason == "done"
+    judge = tmp_path / "judge" / MODEL_FOLDER / "classifier"
+    labels = load_component(judge, AttributeClassifier, AttributeClassifierConfig).config.labels
+    assert set(labels.article_type) == {"Shirts", "Jeans"}
+
+
+@pytest.mark.parametrize(("task", "resume", "named"), [("vae", False, "holds a run"), ("absent", True, "nothing to")])
+def test_a_wrong_start_is_refused_before_anything_is_read(
+    workshop: Workshop, runs: dict[str, list[Record]], task: str, resume: bool, named: str
+) -> None:
+    recipe = load_recipe(workshop.folder / "vae.toml", ["data.path=nowhere"])
+    with pytest.raises(ToileError, match=named):
+        next(run_recipe(recipe, workshop.folder / task, resume=resume))
+    assert not (workshop.folder / "absent").exists()
+
+
+def test_too_few_pictures_are_refused_at_once(tmp_path: Path, workshop: Workshop) -> None:
+    recipe = load_recipe(workshop.folder / "vae.toml", ["data.limit=1"])
+    with pytest.raises(ToileError, match="of 1 pictures 1 are for training and 0 held out|0 are for training"):
+        next(run_recipe(recipe, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
