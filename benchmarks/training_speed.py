@@ -36,8 +36,8 @@ from toile.models.vae import VAE, VAEConfig
 from toile.text.tokenizer import Tokenizer
 from toile.training.denoising_objective import DenoisingObjective, DenoisingObjectiveConfig, TextConditionedUNet
 from toile.training.loop import LoopConfig, train
-from toile.training.loop import Record as TrainingRecord
 from toile.training.pictures import PictureSet
+from toile.training.records import Record as TrainingRecord
 from toile.weights.files import write_json_atomically
 
 OURS, THEIRS = "toile", "diffusers parts"

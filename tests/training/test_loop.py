@@ -13,16 +13,8 @@ import torch
 from torch import Tensor
 
 from toile.errors import ToileError
-from toile.training.loop import (
-    EndRecord,
-    LoopConfig,
-    Record,
-    SampleRecord,
-    SavedRecord,
-    StepRecord,
-    ValidationRecord,
-    train,
-)
+from toile.training.loop import LoopConfig, train
+from toile.training.records import EndRecord, Record, SampleRecord, SavedRecord, StepRecord, ValidationRecord
 from toile.weights.snapshot import Snapshot, load_latest
 
 CONFIG = LoopConfig(

@@ -19,9 +19,17 @@ from toile.latent_diffusion import LatentDiffusion
 from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig
 from toile.models.vae import VAE, VAEConfig
 from toile.training.latents import CACHE_VARIABLE, cache_folder, encode_pictures, load_latents
-from toile.training.loop import DataRecord, EndRecord, Record, SampleRecord, SavedRecord, StepRecord, ValidationRecord
 from toile.training.pictures import DataConfig, PictureSet
 from toile.training.recipes import load_recipe
+from toile.training.records import (
+    DataRecord,
+    EndRecord,
+    Record,
+    SampleRecord,
+    SavedRecord,
+    StepRecord,
+    ValidationRecord,
+)
 from toile.training.run import MODEL_FOLDER, run_recipe
 from toile.training.run_folder import read_log
 from toile.weights.files import load_tensors, save_tensors

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from toile.errors import ToileError
-from toile.training.loop import EndRecord, SampleRecord, SavedRecord, StepRecord, ValidationRecord
+from toile.training.records import EndRecord, SampleRecord, SavedRecord, StepRecord, ValidationRecord
 from toile.training.run_folder import RunFolder, describe, read_log
 
 

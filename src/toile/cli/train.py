@@ -69,7 +69,7 @@ def _follow(
 ) -> str:
     """Follows the records until the run ends or is stopped; returns why it ended."""
     from toile.cli.progress import ProgressDisplay
-    from toile.training.loop import EndRecord, SampleRecord, StepRecord
+    from toile.training.records import EndRecord, SampleRecord, StepRecord
     from toile.training.run import run_recipe
     from toile.training.run_folder import describe
 

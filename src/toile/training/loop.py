@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from toile.errors import ToileError
 from toile.training.ema import PowerEMA
 from toile.training.objective import Batch, Objective
+from toile.training.records import EndRecord, Record, SampleRecord, SavedRecord, StepRecord, ValidationRecord
 from toile.weights.snapshot import RunLock, load_latest, save_snapshot
 
 _MAX_BAD_STEPS_IN_A_ROW = 3
@@ -81,64 +82,6 @@ class LoopConfig:
         decay_steps = self.decay_share * self.steps
         cool = min(1.0, (self.steps - step) / decay_steps) if decay_steps > 0 else 1.0
         return self.learning_rate * warm * cool
-
-
-@dataclass(frozen=True)
-class DataRecord:
-    """The first record of a run: what was read, and what was left out and why, for people."""
-
-    step: int
-    summary: str
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One update: `step` updates are done. A skipped one (loss or gradient not finite) changed nothing."""
-
-    step: int
-    loss: float
-    parts: Mapping[str, float]
-    learning_rate: float
-    grad_norm: float
-    examples_per_second: float
-    skipped: bool
-
-
-@dataclass(frozen=True)
-class ValidationRecord:
-    """Held-out losses by weights: "live" and one "ema WIDTH" each."""
-
-    step: int
-    losses: Mapping[str, Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class SampleRecord:
-    """Images (B, 3, H, W) made with the first average (or the live weights when none is kept)."""
-
-    step: int
-    images: Tensor
-
-
-@dataclass(frozen=True)
-class SavedRecord:
-    """A complete state is on disk; `warnings` name newer ones that were damaged, when it is the one resumed from."""
-
-    step: int
-    path: Path
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class EndRecord:
-    """The last record: `reason` is "done" or "time"; `exported` names the weights with the lowest held-out loss."""
-
-    step: int
-    reason: str
-    exported: str
-
-
-Record = DataRecord | StepRecord | ValidationRecord | SampleRecord | SavedRecord | EndRecord
 
 
 @dataclass

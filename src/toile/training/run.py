@@ -22,10 +22,11 @@ from toile.training.classifier_objective import ClassifierObjective, build_class
 from toile.training.clip_objective import CLIPObjective, train_tokenizer
 from toile.training.denoising_objective import DenoisingObjective, TextConditionedUNet
 from toile.training.latents import encode_pictures, load_latents
-from toile.training.loop import DataRecord, Record, check_start, train
+from toile.training.loop import check_start, train
 from toile.training.objective import Objective
 from toile.training.pictures import PictureSet
 from toile.training.recipes import ClassifierRecipe, CLIPRecipe, DenoisingRecipe, Recipe, VAERecipe, recipe_facts
+from toile.training.records import DataRecord, Record
 from toile.training.run_folder import RunFolder
 from toile.training.vae_objective import VAEObjective, narrow_posterior
 from toile.weights.files import file_sha256

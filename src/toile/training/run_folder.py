@@ -11,7 +11,7 @@ from typing import Any
 from toile.data.images import contact_sheet, pixels_from_images
 from toile.errors import ToileError
 from toile.training.curves import draw_curves
-from toile.training.loop import (
+from toile.training.records import (
     DataRecord,
     EndRecord,
     Record,

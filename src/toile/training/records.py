@@ -1,0 +1,67 @@
+"""What a run says while it goes on: one record for each thing that happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """The first record of a run: what was read, and what was left out and why, for people."""
+
+    step: int
+    summary: str
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One update: `step` updates are done. A skipped one (loss or gradient not finite) changed nothing."""
+
+    step: int
+    loss: float
+    parts: Mapping[str, float]
+    learning_rate: float
+    grad_norm: float
+    examples_per_second: float
+    skipped: bool
+
+
+@dataclass(frozen=True)
+class ValidationRecord:
+    """Held-out losses by weights: "live" and one "ema WIDTH" each."""
+
+    step: int
+    losses: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """Images (B, 3, H, W) made with the first average (or the live weights when none is kept)."""
+
+    step: int
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class SavedRecord:
+    """A complete state is on disk; `warnings` name newer ones that were damaged, when it is the one resumed from."""
+
+    step: int
+    path: Path
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EndRecord:
+    """The last record: `reason` is "done" or "time"; `exported` names the weights with the lowest held-out loss."""
+
+    step: int
+    reason: str
+    exported: str
+
+
+Record = DataRecord | StepRecord | ValidationRecord | SampleRecord | SavedRecord | EndRecord
