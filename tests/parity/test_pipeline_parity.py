@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +64,6 @@ def test_diffusers_makes_the_pictures_of_a_saved_model(
 
 @pytest.mark.filterwarnings("ignore")
 def test_diffusers_makes_the_pictures_of_the_bundled_model() -> None:
-    if not (Path(str(files("toile"))) / "assets" / BUNDLED_MODEL).is_dir():
-        pytest.skip("this installation has no bundled model")
     model = LatentDiffusion.load(BUNDLED_MODEL, device="cpu", dtype="float32")
     request = GenerateRequest(PROMPTS, seed=11, steps=20, guidance=3.0, sampler="ddim", guidance_rescale=0.0)
     ours = our_pictures(model, request)
