@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from toile.cli.main import run
+from toile.training.pictures import DataConfig, PictureSet
 
 Output = pytest.CaptureFixture[str]
 RECIPE = """
@@ -129,3 +130,18 @@ def test_a_signal_saves_and_the_run_can_be_resumed(
     arguments = ["train", "tiny.toml", "loop.steps=100000", "--resume", "--minutes", "0.002"]
     assert run(arguments) == 0
     assert f"step {stopped_at} saved" in capsys.readouterr().err
+
+
+def test_a_signal_while_the_data_is_read_leaves_a_run_that_can_be_resumed(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class InterruptedPictures(PictureSet):
+        def __init__(self, config: DataConfig) -> None:
+            super().__init__(config)
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("toile.training.run.PictureSet", InterruptedPictures)
+        assert run(["train", "tiny.toml"]) == 143
+    assert "state saved" in capsys.readouterr().out
+    assert run(["train", "tiny.toml", "--resume"]) == 0

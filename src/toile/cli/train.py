@@ -69,7 +69,7 @@ def _follow(
 ) -> str:
     """Follows the records until the run ends or is stopped; returns why it ended."""
     from toile.cli.progress import ProgressDisplay
-    from toile.training.records import EndRecord, SampleRecord, StepRecord
+    from toile.training.records import DataRecord, EndRecord, SampleRecord, StepRecord
     from toile.training.run import run_recipe
     from toile.training.run_folder import describe
 
@@ -82,8 +82,9 @@ def _follow(
                 return "done" if record.reason == "done" else f"stopped at step {record.step}, time is over"
             elif not isinstance(record, SampleRecord):
                 display.print(describe(record))
-            if stop.signal is not None:
-                records.close()  # which saves the state
+            # Closing saves the state once the loop has begun, that is after any record but the first.
+            if stop.signal is not None and not isinstance(record, DataRecord):
+                records.close()
                 return f"stopped at step {record.step} by {signal.Signals(stop.signal).name}, state saved"
     raise ToileError(f"the run in {folder} ended without saying why")
 
