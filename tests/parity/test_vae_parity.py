@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -41,16 +42,8 @@ def build_theirs(config: VAEConfig) -> AutoencoderKL:
     )
 
 
-def randomize(model: nn.Module) -> None:
-    """Every bias and norm gets a value of its own, so that none can be forgotten or exchanged."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-
-
 @pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS.keys())
-def both(request: pytest.FixtureRequest) -> tuple[VAE, AutoencoderKL]:
+def both(request: pytest.FixtureRequest, randomize: Callable[[nn.Module], None]) -> tuple[VAE, AutoencoderKL]:
     torch.manual_seed(0)
     theirs, ours = build_theirs(request.param), VAE(request.param)
     randomize(theirs)
