@@ -3,7 +3,7 @@
     python benchmarks/speed.py --model fashion
 
 Both run DDIM with the same number of steps, the same precision, size and guidance, guided at every step, to uint8 or
-float pixels in memory. Cold: a new process that loads, makes one picture and writes a PNG.
+float pixels in memory, each in a process of its own. Cold: a new process that loads, makes pictures and writes PNGs.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -26,7 +29,7 @@ from rich.table import Table
 
 from toile.generation.pictures import generate
 from toile.generation.request import GenerateRequest
-from toile.latent_diffusion import LatentDiffusion, load
+from toile.latent_diffusion import load
 from toile.model_folder import find_model
 from toile.weights.files import write_json_atomically
 
@@ -62,20 +65,17 @@ def main() -> None:
     console.print(f"{threads} threads, {arguments.dtype}, {arguments.steps} steps, torch {torch.__version__}")
     rows: list[tuple[str, str, str, str]] = []
     facts: dict[str, object] = {"arguments": {key: str(value) for key, value in vars(arguments).items()}}
-    ours, theirs = load_both(folder, arguments)
-    for batch_size, rounds in [(1, arguments.rounds), *((size, arguments.batch_rounds) for size in arguments.batches)]:
-        timings = time_interleaved(
-            {
-                OURS: ours_maker(ours, batch_size, arguments),
-                THEIRS: theirs_maker(theirs, batch_size, ours, arguments),
-            },
-            rounds,
-        )
-        rows += warm_rows(batch_size, timings)
-        facts[f"warm, batch of {batch_size}"] = {name: timing.seconds for name, timing in timings.items()}
-        console.print(f"batches of {batch_size} done")
+    defaults = load(folder, "cpu").defaults
+    size = defaults.width, defaults.height
+    with Worker(make_ours, folder, arguments) as ours, Worker(make_theirs, folder, arguments, *size) as theirs:
+        for count, rounds in [(1, arguments.rounds), *((count, arguments.batch_rounds) for count in arguments.batches)]:
+            contestants = {OURS: partial(ours.work, count), THEIRS: partial(theirs.work, count)}
+            timings = time_interleaved(contestants, rounds)
+            rows += warm_rows(count, timings)
+            facts[f"warm, batch of {count}"] = {name: timing.seconds for name, timing in timings.items()}
+            console.print(f"batches of {count} done")
     for count in (1, 16):
-        runs = time_cold(folder, ours, count, arguments)
+        runs = time_cold(folder, size, count, arguments)
         rows += cold_rows(count, runs)
         facts[f"cold, {count} pictures"] = {name: [vars(run) for run in done] for name, done in runs.items()}
     table = Table(title=f"{arguments.model}, median (range)", title_justify="left")
@@ -102,40 +102,78 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="default: torch's choice")
     parser.add_argument("--out", type=Path, help="a JSON file for all the times")
     arguments = parser.parse_args()
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
+    set_threads(arguments)
     return arguments
 
 
-def load_both(folder: Path, arguments: argparse.Namespace) -> tuple[LatentDiffusion, StableDiffusionPipeline]:
-    """Our model without the savings that diffusers' pipeline does not have, and the pipeline."""
+class Worker:
+    """A process that loads a model once and makes batches of pictures when told to.
+
+    Args:
+        make: called there with folder and arguments; returns what makes a batch of a given size.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[int], object]], *arguments: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, other_end = context.Pipe()
+        self.process = context.Process(target=serve, args=(other_end, make, arguments), daemon=True)
+        self.process.start()
+        other_end.close()
+
+    def work(self, batch_size: int) -> None:
+        self.connection.send(batch_size)
+        self.connection.recv()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.connection.close()
+        self.process.join()
+
+
+def serve(connection: Connection, make: Callable[..., Callable[[int], object]], arguments: tuple[object, ...]) -> None:
+    work = make(*arguments)
+    while True:
+        try:
+            batch_size = connection.recv()
+        except EOFError:
+            return
+        work(batch_size)
+        connection.send(None)
+
+
+def make_ours(folder: Path, arguments: argparse.Namespace) -> Callable[[int], object]:
+    """Our model, without the savings that diffusers' pipeline does not have."""
+    set_threads(arguments)
     model = load(folder, "cpu", arguments.dtype)
     plain = dataclasses.replace(model.defaults, guidance_interval=None, guidance_rescale=0.0, negative="")
     plain = dataclasses.replace(plain, sampler="ddim", spacing=None, eta=None)
+    model = dataclasses.replace(model, defaults=plain)
+    steps, guidance = arguments.steps, arguments.guidance
+    return lambda size: list(
+        generate(model, GenerateRequest(prompts(size), steps=steps, guidance=guidance, batch_size=size))
+    )
+
+
+def make_theirs(folder: Path, arguments: argparse.Namespace, width: int, height: int) -> Callable[[int], object]:
+    set_threads(arguments)
     pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=DTYPES[arguments.dtype])
     pipeline.set_progress_bar_config(disable=True)
-    return dataclasses.replace(model, defaults=plain), pipeline
-
-
-def ours_maker(model: LatentDiffusion, batch_size: int, arguments: argparse.Namespace) -> Callable[[], object]:
-    request = GenerateRequest(
-        prompts(batch_size), steps=arguments.steps, guidance=arguments.guidance, batch_size=batch_size
-    )
-    return lambda: list(generate(model, request))
-
-
-def theirs_maker(
-    pipeline: StableDiffusionPipeline, batch_size: int, model: LatentDiffusion, arguments: argparse.Namespace
-) -> Callable[[], object]:
-    return lambda: pipeline(
-        list(prompts(batch_size)),
+    return lambda size: pipeline(
+        list(prompts(size)),
         num_inference_steps=arguments.steps,
         guidance_scale=arguments.guidance,
-        width=model.defaults.width,
-        height=model.defaults.height,
-        generator=[torch.Generator().manual_seed(seed) for seed in range(batch_size)],
+        width=width,
+        height=height,
+        generator=[torch.Generator().manual_seed(seed) for seed in range(size)],
         output_type="np",
     )
+
+
+def set_threads(arguments: argparse.Namespace) -> None:
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
 
 
 def prompts(count: int) -> tuple[str, ...]:
@@ -160,10 +198,9 @@ class ColdRun:
 
 
 def time_cold(
-    folder: Path, model: LatentDiffusion, count: int, arguments: argparse.Namespace
+    folder: Path, size: tuple[int, int], count: int, arguments: argparse.Namespace
 ) -> dict[str, list[ColdRun]]:
     """New processes, turn by turn; the files are in the system's cache, as after a first start."""
-    width, height = model.defaults.width, model.defaults.height
     numbers = [str(value) for value in (arguments.steps, arguments.guidance)]
     runs: dict[str, list[ColdRun]] = {OURS: [], THEIRS: []}
     for number in range(-1, arguments.cold_rounds):
@@ -173,7 +210,7 @@ def time_cold(
             ours += ["--guidance-interval", "0", "1e9", "--guidance-rescale", "0"]  # everywhere, as diffusers does
             ours += ["--dtype", arguments.dtype, "--batch-size", str(count), "--out", f"{out}/ours"]
             theirs = [sys.executable, "-c", DIFFUSERS_SCRIPT, str(folder), arguments.dtype, *numbers]
-            theirs += [str(width), str(height), str(count), out]
+            theirs += [*map(str, size), str(count), out]
             for name, command in ((OURS, ours), (THEIRS, theirs)):
                 run = run_cold(command, Path(out) / f"{name}.log")
                 if number >= 0:

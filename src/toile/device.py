@@ -1,12 +1,20 @@
-"""Where networks run and in which precision; "auto" is resolved here, once, and the answer is told to the caller."""
+"""Where networks run, in which precision, in what kind of memory; "auto" is resolved here, and the answer told."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Mapping
 
 import torch
 
 from toile.errors import ToileError
+
+_C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
+# Of glibc's malloc.h: blocks from this size on are mapped one by one; a free end of the heap from that size on is given
+# back.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES = 2**30
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -66,6 +74,19 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.float16
     has_bfloat16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Tells the C library to keep the memory that networks free, for their next call, instead of returning it at once.
+
+    Without this, glibc hands every large tensor back to the system and each new one is mapped and zeroed page by page,
+    which costs CPUs up to a quarter of their time. It holds for the whole process; its peak of memory stays the same.
+    Other C libraries are left as they are.
+    """
+    if _C_LIBRARY is None or not hasattr(_C_LIBRARY, "gnu_get_libc_version"):
+        return
+    _C_LIBRARY.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+    _C_LIBRARY.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

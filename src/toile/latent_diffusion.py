@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from toile.device import choose_device, choose_dtype
+from toile.device import choose_device, choose_dtype, keep_freed_memory
 from toile.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from toile.errors import ToileError
 from toile.generation_settings import MAX_SIDE, GenerationSettings
@@ -33,6 +33,7 @@ from toile.model_folder import (
 from toile.models.clip import CLIPTextConfig, CLIPTextModel
 from toile.models.unet import UNet, UNetConfig
 from toile.models.vae import VAE, VAEConfig
+from toile.nn.layers import pack_weights
 from toile.schema import build_config
 from toile.text.tokenizer import Tokenizer
 from toile.weights.files import read_json, write_json_atomically
@@ -108,12 +109,15 @@ class LatentDiffusion:
         folder = find_model(model)
         chosen_device = choose_device(device)
         chosen_dtype = choose_dtype(dtype, chosen_device)
+        if chosen_device.type == "cpu":
+            keep_freed_memory()
         unet = load_component(folder / "unet", UNet, UNetConfig, chosen_dtype)
         vae = load_component(folder / "vae", VAE, VAEConfig, chosen_dtype)
         text_encoder = load_component(folder / "text_encoder", CLIPTextModel, CLIPTextConfig, chosen_dtype)
         for network in (unet, vae, text_encoder):
             network.eval().requires_grad_(False)
             network.to(device=chosen_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            pack_weights(network)
         return cls(
             vae,
             text_encoder,

@@ -17,8 +17,8 @@ from toile.diffusion.schedule import NoiseSchedule
 class Network(Protocol):
     """Anything that predicts noise or velocity, for example a U-Net.
 
-    Called with x_in (B, C, H, W) of unit variance, timestep (B,) float32 in 0 to T - 1 and cond (B, L, D); returns a
-    prediction of the shape of x_in.
+    Called with x_in (B, C, H, W) of unit variance, timestep (1 or B,) float32 in 0 to T - 1 and cond (B, L, D);
+    returns a prediction of the shape of x_in.
     """
 
     def __call__(self, x_in: Tensor, timestep: Tensor, cond: Tensor, /) -> Tensor: ...
@@ -64,7 +64,7 @@ class Denoiser:
         Returns:
             denoised, shape and dtype of x.
         """
-        timestep = self.schedule.timestep_of(sigma).to(x.device, torch.float32).expand(len(x))
+        timestep = self.schedule.timestep_of(sigma).to(x.device, torch.float32).reshape(1)
         x_in = (x * input_scale(sigma)).to(self.dtype or x.dtype)
         prediction = self.network(x_in, timestep, cond).to(x.dtype)
         return denoised_from_prediction(prediction, x, sigma, self.prediction_type)

@@ -18,6 +18,7 @@ from toile.errors import ToileError
 from toile.nn.attention import SpatialTransformer
 from toile.nn.blocks import Downsample, ResnetBlock, Upsample
 from toile.nn.embeddings import TimestepEmbedding, timestep_features
+from toile.nn.layers import Conv2d, GroupNorm
 
 
 @dataclass(frozen=True)
@@ -207,16 +208,16 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         widths = config.block_out_channels
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(widths[0], config.time_dim)
         self.down_blocks = nn.ModuleList(_DownLevel(config, level) for level in range(len(widths)))
         self.mid_block = _MidBlock(config)
         self.up_blocks = nn.ModuleList(_UpLevel(config, level) for level in reversed(range(len(widths))))
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
-        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
+        self.conv_out = Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def forward(self, x_in: Tensor, timestep: Tensor, cond: Tensor) -> Tensor:
-        """Predicts from latents (B, C, H, W), timesteps (B,) in 0..999 and words (B, L, M) -> (B, C, H, W)."""
+        """Predicts from latents (B, C, H, W), timesteps (1 or B,) in 0..999 and words (B, L, M) -> (B, C, H, W)."""
         features = timestep_features(timestep, self.config.block_out_channels[0])
         # Every block takes SiLU of the time first, so it is taken once here.
         time = F.silu(self.time_embedding(features.to(x_in.dtype)))
@@ -229,7 +230,7 @@ class UNet(nn.Module):
             below = len(skips) - (self.config.layers_per_block + 1)
             size = _size_of(skips[below - 1]) if index < len(self.up_blocks) - 1 else None
             x = up(x, skips, time, cond, size)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out(x, silu=True))
 
 
 def _size_of(features: Tensor) -> tuple[int, int]:

@@ -11,11 +11,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from toile.errors import ToileError
 from toile.nn.attention import SpatialSelfAttention
 from toile.nn.blocks import Downsample, ResnetBlock, Upsample
+from toile.nn.layers import Conv2d, GroupNorm
 
 _EPS = 1e-6
 
@@ -151,20 +151,20 @@ class Encoder(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         channels, groups = config.block_out_channels, config.norm_num_groups
-        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.down_blocks = nn.ModuleList()
         for i, width in enumerate(channels):
             resnets = _resnets(channels[max(i - 1, 0)], width, config.layers_per_block, groups)
             self.down_blocks.append(_DownLevel(resnets, width, last=i == len(channels) - 1))
         self.mid_block = _MidBlock(channels[-1], num_groups=groups, attention=config.mid_block_add_attention)
-        self.conv_norm_out = nn.GroupNorm(groups, channels[-1], eps=_EPS)
-        self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(groups, channels[-1], eps=_EPS)
+        self.conv_out = Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.conv_in(images)
         for level in self.down_blocks:
             x = level(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        return self.conv_out(self.conv_norm_out(self.mid_block(x), silu=True))
 
 
 class Decoder(nn.Module):
@@ -173,20 +173,20 @@ class Decoder(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         channels, groups = config.block_out_channels[::-1], config.norm_num_groups
-        self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.latent_channels, channels[0], 3, padding=1)
         self.mid_block = _MidBlock(channels[0], num_groups=groups, attention=config.mid_block_add_attention)
         self.up_blocks = nn.ModuleList()
         for i, width in enumerate(channels):
             resnets = _resnets(channels[max(i - 1, 0)], width, config.layers_per_block + 1, groups)
             self.up_blocks.append(_UpLevel(resnets, width, last=i == len(channels) - 1))
-        self.conv_norm_out = nn.GroupNorm(groups, channels[-1], eps=_EPS)
-        self.conv_out = nn.Conv2d(channels[-1], config.out_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(groups, channels[-1], eps=_EPS)
+        self.conv_out = Conv2d(channels[-1], config.out_channels, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(latents))
         for level in self.up_blocks:
             x = level(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out(x, silu=True))
 
 
 class VAE(nn.Module):
@@ -197,8 +197,8 @@ class VAE(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
-        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+        self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, 1)
 
     def posterior(self, images: Tensor) -> Posterior:
         """Images (B, 3, H, W) in [-1, 1], H and W multiples of f -> Gaussian over unscaled latents (B, C, h, w)."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toile.nn.layers import GatedLinear, GroupNorm, Linear, PixelLinear, linear_together
+
 _LONGEST_WRITTEN_OUT_ROW = 1024
 
 
@@ -42,41 +44,41 @@ class Attention(nn.Module):
         dim: C, width of the queries and of the result; divisible by `num_heads`.
         cond_dim: M, width of what is attended to; `None` for self-attention.
         num_heads: K.
-        bias: whether the three input projections have a bias (only the VAE's have).
     """
 
-    def __init__(self, dim: int, cond_dim: int | None, num_heads: int, bias: bool = False) -> None:
+    def __init__(self, dim: int, cond_dim: int | None, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         source_dim = dim if cond_dim is None else cond_dim
-        self.to_q = nn.Linear(dim, dim, bias=bias)
-        self.to_k = nn.Linear(source_dim, dim, bias=bias)
-        self.to_v = nn.Linear(source_dim, dim, bias=bias)
+        self.to_q = Linear(dim, dim, bias=False)
+        self.to_k = Linear(source_dim, dim, bias=False)
+        self.to_v = Linear(source_dim, dim, bias=False)
         # A list of one, because diffusers keeps a dropout at index 1.
-        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.to_out = nn.ModuleList([Linear(dim, dim)])
 
-    def forward(self, tokens: Tensor, cond: Tensor | None = None) -> Tensor:
-        """(B, N, C) queries, (B, L, M) words or `None` for the tokens themselves -> (B, N, C)."""
-        source = tokens if cond is None else cond
-        query = self._heads(self.to_q(tokens))
-        key, value = self._heads(self.to_k(source)), self._heads(self.to_v(source))
-        mixed = attend(query, key, value)
-        return self.to_out[0](mixed.transpose(1, 2).flatten(2))
+    def forward(self, tokens: Tensor, cond: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
+        """(B, N, C) queries, (B, L, M) words or `None` for the tokens themselves -> (B, N, C), added to `plus`."""
+        if cond is None:
+            query, key, value = linear_together([self.to_q, self.to_k, self.to_v], tokens)
+        else:
+            query = self.to_q(tokens)
+            key, value = linear_together([self.to_k, self.to_v], cond)
+        mixed = attend(self._heads(query), self._heads(key), self._heads(value))
+        return self.to_out[0](mixed.transpose(1, 2).flatten(2), plus)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, L, C) -> (B, K, L, C / K)
 
 
 class GEGLU(nn.Module):
-    """A linear layer gated by the GELU of another one (Shazeer 2020): (..., in) -> (..., out)."""
+    """The first layer of a feed-forward part; a module of its own for its name's sake: (..., in) -> (..., out)."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(in_dim, 2 * out_dim)
+        self.proj = GatedLinear(in_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return self.proj(x)
 
 
 class FeedForward(nn.Module):
@@ -85,10 +87,10 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         # Index 1 is a dropout in diffusers; an Identity keeps the names.
-        self.net = nn.ModuleList([GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
+        self.net = nn.ModuleList([GEGLU(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x))
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        return self.net[2](self.net[0](x), plus)
 
 
 class TransformerBlock(nn.Module):
@@ -104,9 +106,9 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(dim)
 
     def forward(self, tokens: Tensor, cond: Tensor) -> Tensor:
-        tokens = tokens + self.attn1(self.norm1(tokens))
-        tokens = tokens + self.attn2(self.norm2(tokens), cond)
-        return tokens + self.ff(self.norm3(tokens))
+        tokens = self.attn1(self.norm1(tokens), plus=tokens)
+        tokens = self.attn2(self.norm2(tokens), cond, plus=tokens)
+        return self.ff(self.norm3(tokens), plus=tokens)
 
 
 class SpatialTransformer(nn.Module):
@@ -125,19 +127,19 @@ class SpatialTransformer(nn.Module):
         self, dim: int, cond_dim: int, num_heads: int, num_layers: int = 1, *, num_groups: int, linear_projection: bool
     ) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(num_groups, dim, eps=1e-6)
-        self.proj_in = nn.Linear(dim, dim) if linear_projection else nn.Conv2d(dim, dim, 1)
+        self.norm = GroupNorm(num_groups, dim, eps=1e-6)
+        projection = Linear if linear_projection else PixelLinear
+        self.proj_in = projection(dim, dim)
         self.transformer_blocks = nn.ModuleList(TransformerBlock(dim, cond_dim, num_heads) for _ in range(num_layers))
-        self.proj_out = nn.Linear(dim, dim) if linear_projection else nn.Conv2d(dim, dim, 1)
+        self.proj_out = projection(dim, dim)
 
     def forward(self, features: Tensor, cond: Tensor) -> Tensor:
         """(B, C, H, W), (B, L, M) -> (B, C, H, W)."""
-        tokens = pixels_to_tokens(self.norm(features))
-        tokens = _project(self.proj_in, tokens)
+        tokens = self.proj_in(pixels_to_tokens(self.norm(features)))
         for block in self.transformer_blocks:
             tokens = block(tokens, cond)
-        tokens = _project(self.proj_out, tokens)
-        return features + tokens_to_pixels(tokens, features.shape[-2], features.shape[-1])
+        tokens = self.proj_out(tokens, plus=pixels_to_tokens(features))
+        return tokens_to_pixels(tokens, features.shape[-2], features.shape[-1])
 
 
 def pixels_to_tokens(features: Tensor) -> Tensor:
@@ -150,26 +152,21 @@ def tokens_to_pixels(tokens: Tensor, height: int, width: int) -> Tensor:
     return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
-    # A 1x1 convolution over pixels is a linear layer over tokens: one matrix product, no change of memory layout.
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
-    return F.linear(tokens, layer.weight.flatten(1), layer.bias)
-
-
 class SpatialSelfAttention(nn.Module):
     """The autoencoder's single attention over pixels: GroupNorm, self-attention with biases, residual."""
 
     def __init__(self, dim: int, num_groups: int, eps: float = 1e-6) -> None:
         super().__init__()
-        self.group_norm = nn.GroupNorm(num_groups, dim, eps=eps)
-        self.to_q = nn.Linear(dim, dim)
-        self.to_k = nn.Linear(dim, dim)
-        self.to_v = nn.Linear(dim, dim)
-        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.group_norm = GroupNorm(num_groups, dim, eps=eps)
+        self.to_q = Linear(dim, dim)
+        self.to_k = Linear(dim, dim)
+        self.to_v = Linear(dim, dim)
+        self.to_out = nn.ModuleList([Linear(dim, dim)])
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         tokens = pixels_to_tokens(self.group_norm(features))
         query, key, value = (layer(tokens)[:, None] for layer in (self.to_q, self.to_k, self.to_v))
         mixed = attend(query, key, value).squeeze(1)
-        return features + tokens_to_pixels(self.to_out[0](mixed), features.shape[-2], features.shape[-1])
+        mixed = self.to_out[0](mixed, plus=pixels_to_tokens(features))
+        return tokens_to_pixels(mixed, features.shape[-2], features.shape[-1])

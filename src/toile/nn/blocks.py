@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toile.errors import ToileError
+from toile.nn.layers import Conv2d, GroupNorm, Linear
 
 
 class ResnetBlock(nn.Module):
@@ -27,23 +28,23 @@ class ResnetBlock(nn.Module):
         self, in_channels: int, out_channels: int, time_dim: int | None = None, *, num_groups: int, eps: float
     ) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(num_groups, in_channels, eps=eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = nn.Linear(time_dim, out_channels) if time_dim is not None else None
-        self.norm2 = nn.GroupNorm(num_groups, out_channels, eps=eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.norm1 = GroupNorm(num_groups, in_channels, eps=eps)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = Linear(time_dim, out_channels) if time_dim is not None else None
+        self.norm2 = GroupNorm(num_groups, out_channels, eps=eps)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """(B, in, H, W) and (B, D), already through SiLU -> (B, out, H, W)."""
-        hidden = self.conv1(F.silu(self.norm1(x)))
+        """(B, in, H, W) and (1 or B, D), already through SiLU -> (B, out, H, W)."""
+        shift = None
         if self.time_emb_proj is not None:
             assert time is not None
-            hidden = hidden + self.time_emb_proj(time)[:, :, None, None]
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
+            shift = self.time_emb_proj(time)
+        hidden = self.conv1(self.norm1(x, silu=True), shift=shift)
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
-        return x + hidden
+        return self.conv2(self.norm2(hidden, silu=True), plus=x)
 
 
 class Downsample(nn.Module):
@@ -57,7 +58,7 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, *, pad_end_only: bool) -> None:
         super().__init__()
         self.pad_end_only = pad_end_only
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if pad_end_only else 1)
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=0 if pad_end_only else 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pad_end_only:
@@ -70,7 +71,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C, *size); twice H and W when no size is given.

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toile.nn.layers import Linear
+
 
 def timestep_features(timesteps: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
     """Sinusoidal features of timesteps, cosines first (Vaswani et al. 2017, sec. 3.5; order of Ho et al. 2020's U-Net).
@@ -34,8 +36,8 @@ class TimestepEmbedding(nn.Module):
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(in_dim, dim)
-        self.linear_2 = nn.Linear(dim, dim)
+        self.linear_1 = Linear(in_dim, dim)
+        self.linear_2 = Linear(dim, dim)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.linear_2(F.silu(self.linear_1(features)))
