@@ -30,6 +30,7 @@ class GenerationSettings:
         sampler: any name that `find_sampler` knows.
         spacing: of the noise levels: "trailing", "leading", "linspace", "karras"; None = the model's.
         eta: share of fresh noise, 0 to 1, for the samplers in `ETA_SAMPLERS`; None = the sampler's own.
+        strength: with a picture to begin with, the share of the steps that is done: above 0, to 1 = from pure noise.
         negative: what pictures should not show; "" = nothing in particular.
         batch_size: pictures that pass the networks together, 1 to 1024.
 
@@ -46,6 +47,7 @@ class GenerationSettings:
     sampler: str = "dpmpp_2m"
     spacing: str | None = None
     eta: float | None = None
+    strength: float = 0.7
     negative: str = ""
     batch_size: int = 1
 
@@ -56,6 +58,9 @@ class GenerationSettings:
         check_whole("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
         check_number("guidance", self.guidance, 0.0, MAX_GUIDANCE)
         check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
+        check_number("strength", self.strength, 0.0, 1.0)
+        if self.strength == 0:
+            raise ToileError("strength is 0, which would change nothing; allowed: above 0, to 1")
         check_text("negative", self.negative)
         if self.guidance_interval is not None:
             low, high = self.guidance_interval

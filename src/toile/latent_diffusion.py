@@ -80,8 +80,9 @@ class LatentDiffusion:
 
     def __post_init__(self) -> None:
         unet, vae, text = self.unet.config, self.vae.config, self.text_encoder.config
+        told = vae.latent_channels + 1 if self.repaints else 0  # a mask and a picture, besides the noisy latents
         pairs = (
-            ("latent channels of the U-Net's input", unet.in_channels, "the autoencoder's", vae.latent_channels),
+            ("latent channels of the U-Net's input", unet.in_channels - told, "the autoencoder's", vae.latent_channels),
             ("latent channels of the U-Net's output", unet.out_channels, "the autoencoder's", vae.latent_channels),
             ("text width of the U-Net", unet.cross_attention_dim, "the text encoder's", text.hidden_size),
         )
@@ -182,6 +183,16 @@ class LatentDiffusion:
             if not 0 < side <= MAX_SIDE or side % factor:
                 raise ToileError(f"{name} is {side}; allowed for this model: multiples of {factor} up to {MAX_SIDE}")
         return self.vae.config.latent_channels, height // factor, width // factor
+
+    @property
+    def repaints(self) -> bool:
+        """Whether the U-Net is one for inpainting, which is told the mask and the picture around it."""
+        return self.unet.config.in_channels == 2 * self.vae.config.latent_channels + 1
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1], H and W as `latent_shape` allows -> float32 latents (B, C, h, w)."""
+        images = images.to(self.device, self.dtype, memory_format=torch.channels_last)
+        return self.vae.encode_images(images).float()
 
     def encode_prompts(self, prompts: Sequence[str]) -> EncodedPrompts:
         """Encodes B prompts of any content and length; what does not fit is cut and reported.

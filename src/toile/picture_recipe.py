@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,6 +46,19 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class SourceFacts:
+    """The picture that another one began with, by its content.
+
+    Attributes:
+        image: SHA-256 of its uint8 pixels (H, W, 3), at the size of the result.
+        mask: SHA-256 of its uint8 mask (H, W); None for image-to-image.
+    """
+
+    image: str
+    mask: str | None = None
+
+
+@dataclass(frozen=True)
 class PictureRecipe:
     """How one picture was made.
 
@@ -54,6 +68,7 @@ class PictureRecipe:
         settings: all of them, with names resolved.
         model: None if it was never in a folder.
         machine: where it was made.
+        source: what it began with, if not with noise alone.
         batch_rows, batch_row: how many pictures passed the networks together, and which of them this was (from 0). It
             does not change the noise, but kernels may round differently for another number of rows.
         noise: where the random numbers come from.
@@ -65,6 +80,7 @@ class PictureRecipe:
     settings: GenerationSettings
     model: ModelFacts | None
     machine: Machine
+    source: SourceFacts | None = None
     batch_rows: int = 1
     batch_row: int = 0
     noise: str = NOISE
@@ -88,6 +104,8 @@ class PictureRecipe:
         }
         if self.model is not None:
             entries |= {"Model hash": self.model.hash[:10], "Model": self.model.name}
+        if self.source is not None:
+            entries["Denoising strength"] = f"{settings.strength:g}"
         if settings.spacing is not None:
             entries["Schedule type"] = settings.spacing.capitalize()
         entries["Version"] = f"toile {self.machine.toile}"
@@ -98,28 +116,31 @@ class PictureRecipe:
         return "\n".join(lines)
 
 
-def encode_png(pixels: np.ndarray, recipe: PictureRecipe) -> bytes:
-    """A PNG file of uint8 pixels (H, W, 3) with its recipe inside; equal input gives equal bytes."""
+def encode_png(pixels: np.ndarray, recipe: PictureRecipe, more: Mapping[str, str] | None = None) -> bytes:
+    """A PNG file of uint8 pixels (H, W, 3) with its recipe inside, and more ASCII texts; equal input, equal bytes."""
     chunks = PngInfo()
     chunks.add_text("parameters", recipe.parameters())
     chunks.add_text(CHUNK, json.dumps(asdict(recipe), allow_nan=False))  # ASCII only, so any prompt survives
+    for name, text in (more or {}).items():
+        chunks.add_text(name, text)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", pnginfo=chunks)
     return file.getvalue()
 
 
-def write_png(path: Path, pixels: np.ndarray, recipe: PictureRecipe) -> None:
+def write_png(path: Path, pixels: np.ndarray, recipe: PictureRecipe, more: Mapping[str, str] | None = None) -> None:
     """Writes a picture with its recipe, wholly or not at all.
 
     Args:
         path: replaced if it exists.
         pixels: (H, W, 3) uint8.
         recipe: how they were made.
+        more: further texts by their names, in ASCII.
 
     Raises:
         ToileError: the disk refuses.
     """
-    write_atomically(path, encode_png(pixels, recipe))
+    write_atomically(path, encode_png(pixels, recipe, more))
 
 
 def read_recipe(path: Path) -> PictureRecipe:
@@ -128,14 +149,8 @@ def read_recipe(path: Path) -> PictureRecipe:
     Raises:
         ToileError: no such file, no picture, no recipe inside, or a damaged one.
     """
-    try:
-        with Image.open(path) as image:
-            text = image.info.get(CHUNK)
-    except UnidentifiedImageError as error:
-        raise ToileError(f"{path} is no picture that can be read") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ToileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if not isinstance(text, str):
+    text = read_texts(path).get(CHUNK)
+    if text is None:
         raise ToileError(f"{path} holds no toile recipe; only pictures saved by toile, and not edited since, have one")
     try:
         content = json.loads(text)
@@ -144,6 +159,21 @@ def read_recipe(path: Path) -> PictureRecipe:
     if not isinstance(content, dict):
         raise ToileError(f"the recipe in {path} is damaged: not a JSON object")
     return build_config(PictureRecipe, content, f"recipe in {path}")
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """All texts that a picture carries, by their names.
+
+    Raises:
+        ToileError: no such file, or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return {str(name): text for name, text in image.info.items() if isinstance(text, str)}
+    except UnidentifiedImageError as error:
+        raise ToileError(f"{path} is no picture that can be read") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ToileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _one_line(text: str) -> str:

@@ -28,6 +28,12 @@ def generate(
     num: Annotated[int, Parameter(name=["--num", "-n"])] = 1,
     seed: int | None = None,
     out: Path = Path("pictures"),
+    image: Path | None = None,
+    strength: float | None = None,
+    mask: Path | None = None,
+    mask_blur: float = 0.0,
+    extend: tuple[int, int, int, int] | None = None,
+    fit: str = "pad",
     negative: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -54,6 +60,12 @@ def generate(
         num: pictures for each prompt.
         seed: of the first picture; the next ones have seed + 1, seed + 2, ... Without it one is drawn and printed.
         out: folder for the pictures; files in it are never overwritten.
+        image: a picture to begin with, brought to the size of the result.
+        strength: how much of it is made anew: above 0, to 1 = all.
+        mask: a picture that is bright where image is repainted and dark where it is kept.
+        mask_blur: softens the mask's edge by so many pixels.
+        extend: pixels LEFT TOP RIGHT BOTTOM to add around image and to paint.
+        fit: how image is brought to the size of the result: pad, crop or stretch.
         negative: what the pictures should not show.
         steps: sampler steps; more is slower and, up to a point, better.
         guidance: how strictly to follow the prompt; 1 is off, and twice as fast.
@@ -74,6 +86,7 @@ def generate(
     width, height = (None, None) if size is None else parse_size(size)
 
     from toile.cli.picture_folder import PictureFolder
+    from toile.cli.source_flags import begin_with, open_source
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
 
@@ -81,20 +94,24 @@ def generate(
         prompts,
         secrets.randbelow(_LARGEST_DRAWN_SEED) if seed is None else seed,
         num,
-        negative,
-        width,
-        height,
-        steps,
-        guidance,
-        guidance_interval,
-        guidance_rescale,
-        sampler,
-        spacing,
-        eta,
-        batch_size,
+        negative=negative,
+        width=width,
+        height=height,
+        steps=steps,
+        guidance=guidance,
+        guidance_interval=guidance_interval,
+        guidance_rescale=guidance_rescale,
+        sampler=sampler,
+        spacing=spacing,
+        eta=eta,
+        strength=strength,
+        batch_size=batch_size,
     )
+    beginning = open_source(image, mask, extend, strength)
     folder = PictureFolder(out)
     loaded = LatentDiffusion.load(model, device, dtype)
+    if beginning is not None:
+        request = begin_with(*beginning, request, loaded, fit, mask_blur)
     started = time.monotonic()
     result = _make(loaded, request, folder)
     result["seconds"] = round(time.monotonic() - started, 3)

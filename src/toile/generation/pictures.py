@@ -20,8 +20,9 @@ from torch import Tensor
 from toile import __version__
 from toile.data.images import pixels_from_images
 from toile.device import dtype_name
-from toile.diffusion.denoiser import Denoiser
+from toile.diffusion.denoiser import Denoiser, DenoiserLike, Network
 from toile.diffusion.guidance import ClassifierFreeGuidance
+from toile.diffusion.inpainting import InpaintingNetwork, KnownRegion
 from toile.diffusion.noise import ImageNoise
 from toile.diffusion.samplers import SamplerStep, ddim, dpmpp_2m_sde, euler_ancestral, find_sampler
 from toile.diffusion.samplers.steps import Denoise, NoiseSource
@@ -29,11 +30,15 @@ from toile.diffusion.schedule import start_latents
 from toile.errors import ToileError
 from toile.generation.memory import check_memory
 from toile.generation.request import GenerateRequest
+from toile.generation.source import EncodedSource, SourceImage, blank_source, encode_source, steps_of_strength
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion
 from toile.picture_recipe import Machine, PictureRecipe, write_png
 
 _SAMPLERS_WITH_ETA = {"ddim": ddim, "euler_ancestral": euler_ancestral, "dpmpp_2m_sde": dpmpp_2m_sde}
+
+
+_BLACK = -1 + 1 / 255  # decoded values below it round to 0
 
 
 @dataclass(frozen=True)
@@ -68,17 +73,19 @@ class Picture:
         index: number in the request, from 0.
         pixels: (H, W, 3) uint8.
         recipe: how to make it again.
+        source: what it began with, if not with noise alone.
         warnings: what a person should know, for example which part of the prompt was cut.
     """
 
     index: int
     pixels: np.ndarray
     recipe: PictureRecipe
+    source: SourceImage | None = None
     warnings: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
-        """Writes a PNG with the recipe inside; see `write_png`."""
-        write_png(path, self.pixels, self.recipe)
+        """Writes a PNG with the recipe, and what the picture began with, inside."""
+        write_png(path, self.pixels, self.recipe, None if self.source is None else self.source.as_texts())
 
 
 Event = GenerateStep | Picture
@@ -99,11 +106,16 @@ def generate(model: LatentDiffusion, request: GenerateRequest) -> Generator[Even
             allocation. Later, if pictures are not finite or all black even in float32.
     """
     settings = _resolved(request.settings_over(model.defaults), model)
+    source = _checked_source(request.source, model, settings)
+    if request.source is None and source is not None:
+        settings = replace(settings, strength=1.0)
     check_memory(model, settings)
-    return _all_batches(model, request.images(), settings)
+    return _all_batches(model, request.images(), settings, source)
 
 
-def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1) -> Picture:
+def remake(
+    model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source: SourceImage | None = None
+) -> Picture:
     """Makes the picture of a recipe again.
 
     Args:
@@ -111,14 +123,18 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1) -> Pict
         recipe: read from a picture.
         rows: 1 makes it alone; `recipe.batch_rows` puts it where it was in a batch that is filled with copies of it,
             which on the same machine repeats every rounding.
+        source: what the picture began with; `read_source` finds it in the same file.
 
     Raises:
         ToileError: as `generate`.
     """
     settings = _resolved(replace(recipe.settings, batch_size=rows), model)
+    if recipe.source != (source.facts if source else None):
+        raise ToileError("the picture began with another picture or mask than the one given")
+    source = _checked_source(source, model, settings)
     check_memory(model, settings)
     images = [(recipe.prompt, recipe.seed)] * rows
-    pictures = [event for event in _all_batches(model, images, settings) if isinstance(event, Picture)]
+    pictures = [event for event in _all_batches(model, images, settings, source) if isinstance(event, Picture)]
     return pictures[recipe.batch_row if rows > recipe.batch_row else 0]
 
 
@@ -130,13 +146,31 @@ def _resolved(settings: GenerationSettings, model: LatentDiffusion) -> Generatio
     return replace(settings, sampler=find_sampler(settings.sampler).name, spacing=spacing)
 
 
+def _checked_source(
+    source: SourceImage | None, model: LatentDiffusion, settings: GenerationSettings
+) -> SourceImage | None:
+    if source is not None and source.size != (settings.width, settings.height):
+        raise ToileError(
+            f"the picture to begin with is {source.size[0]}x{source.size[1]}, the result "
+            f"{settings.width}x{settings.height}; bring it to that size with fit_source"
+        )
+    if model.repaints and (source is None or source.mask is None):
+        if source is not None:
+            raise ToileError("this model repaints a part of a picture: give a mask too")
+        return blank_source(settings.width, settings.height)
+    return source
+
+
 @torch.inference_mode()
 def _all_batches(
-    model: LatentDiffusion, images: Sequence[tuple[str, int]], settings: GenerationSettings
+    model: LatentDiffusion,
+    images: Sequence[tuple[str, int]],
+    settings: GenerationSettings,
+    source: SourceImage | None,
 ) -> Generator[Event, None, None]:
     in_float32: LatentDiffusion | None = None
     for first in range(0, len(images), settings.batch_size):
-        batch = _Batch(first, len(images), tuple(images[first : first + settings.batch_size]), settings)
+        batch = _Batch(first, len(images), tuple(images[first : first + settings.batch_size]), settings, source)
         user = model
         pixels = yield from batch.sample(user)
         if pixels is None and model.dtype != torch.float32:
@@ -158,26 +192,37 @@ class _Batch:
     num_images: int
     images: tuple[tuple[str, int], ...]
     settings: GenerationSettings
+    source: SourceImage | None
 
     def sample(self, model: LatentDiffusion) -> Generator[GenerateStep, None, Tensor | None]:
         """Yields steps; returns uint8 pixels (B, H, W, 3), or None if they are not worth keeping."""
         settings = self.settings
         noise = ImageNoise([seed for _, seed in self.images], model.latent_shape(settings.width, settings.height))
         sigmas = model.schedule.sampling_sigmas(settings.steps, settings.spacing)
+        source = encode_source(model, self.source) if self.source is not None else None
         x = start_latents(noise.draw(0), sigmas[0]).to(model.device)
-        for step in _run_sampler(settings, self._denoise(model), x, sigmas, noise.draw):
+        if source is not None and settings.strength < 1:
+            sigmas = steps_of_strength(sigmas, settings.strength)
+            x = source.latents + noise.draw(0).to(model.device) * float(sigmas[0])
+        for step in _run_sampler(settings, self._denoise(model, source), x, sigmas, noise.draw):
             x = step.x
             yield GenerateStep(self.first, self.num_images, step.index + 1, step.num_steps, step.denoised)
         decoded = model.decode_latents(x)
         if not bool(x.isfinite().all() and decoded.isfinite().all()):
             return None
-        pixels = pixels_from_images(decoded).cpu()
-        return None if bool((pixels.flatten(1).amax(1) == 0).any()) else pixels
+        if bool((decoded.flatten(1).amax(1) < _BLACK).any()):
+            return None
+        return pixels_from_images(decoded if source is None else source.pasted(decoded)).cpu()
 
-    def _denoise(self, model: LatentDiffusion) -> Denoise:
+    def _denoise(self, model: LatentDiffusion, source: EncodedSource | None) -> Denoise:
         settings = self.settings
         cond = model.encode_prompts([prompt for prompt, _ in self.images]).states
-        denoiser = Denoiser(model.unet, model.schedule, model.dtype)
+        network: Network = model.unet
+        if source is not None and source.kept is not None and source.latent_mask is not None:
+            network = InpaintingNetwork(network, (source.latent_mask > 0).float(), source.kept)
+        denoiser: DenoiserLike = Denoiser(network, model.schedule, model.dtype)
+        if source is not None and source.latent_mask is not None:
+            denoiser = KnownRegion(denoiser, source.latents, source.latent_mask)
         if settings.guidance == 1:
             return lambda x, sigma: denoiser(x, sigma, cond)
         uncond = model.encode_prompts([settings.negative]).states
@@ -191,11 +236,12 @@ class _Batch:
         cuts = model.tokenizer.batch([prompt for prompt, _ in self.images])[1]
         _, (negative_cut,) = model.tokenizer.batch([self.settings.negative])
         for row, ((prompt, seed), cut) in enumerate(zip(self.images, cuts, strict=True)):
-            recipe = PictureRecipe(prompt, seed, self.settings, model.facts, machine, len(self.images), row)
+            facts = None if self.source is None else self.source.facts
+            recipe = PictureRecipe(prompt, seed, self.settings, model.facts, machine, facts, len(self.images), row)
             warnings = [_cut_warning("prompt", cut)] if cut else []
             warnings += [_cut_warning("negative prompt", negative_cut)] if negative_cut else []
             warnings += ["was black or not finite in half precision, so it was made in float32"] if retried else []
-            yield Picture(self.first + row, pixels[row].numpy(), recipe, tuple(warnings))
+            yield Picture(self.first + row, pixels[row].numpy(), recipe, self.source, tuple(warnings))
 
 
 def _run_sampler(

@@ -10,6 +10,7 @@ import numpy as np
 from toile.data.images import open_image, pixels_of
 from toile.generation.memory import fits_memory
 from toile.generation.pictures import Picture, remake
+from toile.generation.source import read_source
 from toile.latent_diffusion import LatentDiffusion
 from toile.picture_recipe import PictureRecipe, read_recipe
 
@@ -50,10 +51,11 @@ def replay(path: Path, model: LatentDiffusion) -> Replay:
     """
     recipe = read_recipe(path)
     original = pixels_of(open_image(path))
-    picture = remake(model, recipe)
+    source = read_source(path)
+    picture = remake(model, recipe, source=source)
     rows = recipe.batch_rows
     if rows > 1 and not np.array_equal(picture.pixels, original) and fits_memory(model, recipe.settings, rows):
-        picture = remake(model, recipe, rows)
+        picture = remake(model, recipe, rows, source)
     circumstances = changed_circumstances(recipe, picture.recipe)
     height, width = picture.pixels.shape[:2]
     if picture.pixels.shape != original.shape:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 from toile.diffusion.noise import NUM_SEEDS, image_seeds
 from toile.errors import ToileError
+from toile.generation.source import SourceImage
 from toile.generation_settings import GenerationSettings, check_text, check_whole
 
 MAX_PICTURES = 1_000_000
@@ -21,8 +22,9 @@ class GenerateRequest:
         prompts: at least one text of any content; "" asks for nothing in particular.
         seed: of the first picture, 0 to 2 ** 64 - 1.
         num_images: pictures for each prompt.
+        source: a picture to begin with, of the size of the result; with a mask only that part is repainted.
         negative, width, height, steps, guidance, guidance_interval, guidance_rescale, sampler, spacing, eta,
-            batch_size: see `GenerationSettings`.
+            strength, batch_size: see `GenerationSettings`.
 
     Raises:
         ToileError: a value out of range, with its name and what is allowed.
@@ -31,6 +33,7 @@ class GenerateRequest:
     prompts: tuple[str, ...]
     seed: int = 0
     num_images: int = 1
+    source: SourceImage | None = None
     negative: str | None = None
     width: int | None = None
     height: int | None = None
@@ -41,6 +44,7 @@ class GenerateRequest:
     sampler: str | None = None
     spacing: str | None = None
     eta: float | None = None
+    strength: float | None = None
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
