@@ -20,6 +20,7 @@ LAYERS = {
     "device": 0,
     "models": 1,
     "weights": 2,
+    "foreign_recipe": 2,
     "generation_settings": 2,
     "model_folder": 2,
     "latent_diffusion": 2,

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toile.diffusion.noise import NUM_SEEDS, ImageNoise, draw_seed, image_seeds
+from toile.diffusion.noise import NUM_SEEDS, ImageNoise, draw_seed, image_seeds, noise_between
 from toile.errors import ToileError
 
 SHAPE = (4, 5, 4)
@@ -80,3 +80,21 @@ def test_nothing_to_draw_is_refused() -> None:
         image_seeds(7, 0)
     with pytest.raises(ToileError, match="draw -1"):
         ImageNoise([7], SHAPE).draw(-1)
+
+
+def test_noise_between_two_has_the_spread_of_both_and_ends_at_them() -> None:
+    first, second = (ImageNoise([seed, seed + 7], (4, 32, 32)).draw(0) for seed in (1, 2))
+    assert torch.equal(noise_between(first, second, 0), first)
+    assert torch.equal(noise_between(first, second, 1), second)
+    for share in (0.1, 0.5, 0.9):
+        between = noise_between(first, second, share)
+        torch.testing.assert_close(between.std(dim=(1, 2, 3)), torch.ones(2), rtol=0, atol=0.05)
+    half = noise_between(first, second, 0.5)
+    for row in range(2):
+        distances = [float((half[row] - end[row]).norm()) for end in (first, second)]
+        assert distances[0] == pytest.approx(distances[1], rel=3e-2)
+
+
+def test_noise_between_equals_is_that_noise() -> None:
+    noise = ImageNoise([3], (4, 8, 8)).draw(0)
+    torch.testing.assert_close(noise_between(noise, noise.clone(), 0.3), noise)

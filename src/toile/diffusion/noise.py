@@ -49,6 +49,28 @@ class ImageNoise:
         return torch.randn(self.shape, generator=generator)
 
 
+def noise_between(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """Noise on the way from one to another along the sphere (slerp, Shoemake 1985), so that it keeps its spread.
+
+    Args:
+        first, second: (B, C, H, W) standard normal.
+        share: 0 gives the first, 1 the second, bit for bit.
+
+    Returns:
+        (B, C, H, W).
+    """
+    if share in (0, 1):
+        return second if share else first
+    one, other = first.flatten(1).double(), second.flatten(1).double()
+    cosine = (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1))
+    angle = torch.acos(cosine.clamp(-1, 1))
+    weights = torch.stack([torch.sin((1 - share) * angle), torch.sin(share * angle)]) / torch.sin(angle)
+    straight = torch.tensor([[1 - share], [share]], dtype=torch.float64)
+    weights = torch.where(angle < 1e-6, straight, weights)  # equal noise: every way between is straight
+    mixed = weights[0][:, None] * one + weights[1][:, None] * other
+    return mixed.to(first.dtype).view_as(first)
+
+
 def draw_seed(seed: int, index: int) -> int:
     """Seed of an image's index-th draw: the index-th output of SplitMix64 started at the image's seed.
 
