@@ -8,3 +8,7 @@ class ToileError(ValueError):
 
     Front ends print it as one line and exit with code 2; nothing on disk has changed.
     """
+
+
+class WorkFailedError(ToileError):
+    """The input was right, but the work came to nothing: front ends exit with code 1."""

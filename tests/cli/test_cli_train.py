@@ -83,6 +83,12 @@ def test_wrong_input_is_refused_in_one_line(capsys: Output, arguments: list[str]
     assert line.startswith("toile: ") and named in line
 
 
+def test_a_run_that_diverges_is_a_failure_and_no_wrong_input(capsys: Output) -> None:
+    assert run(["train", "tiny.toml", "loop.learning_rate=1e30", "loop.warmup_steps=0", "loop.clip_norm=1e30"]) == 1
+    [line] = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith("toile: the loss was not finite 3 times in a row")
+
+
 def test_a_finished_run_is_not_overwritten(capsys: Output) -> None:
     assert run(["train", "tiny.toml"]) == 0
     assert run(["train", "tiny.toml"]) == 2

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from toile.errors import ToileError
+from toile.errors import ToileError, WorkFailedError
 from toile.training.loop import LoopConfig, train
 from toile.training.records import EndRecord, Record, SampleRecord, SavedRecord, StepRecord, ValidationRecord
 from toile.weights.snapshot import Snapshot, load_latest
@@ -201,7 +201,7 @@ def test_a_bad_step_changes_nothing_and_is_counted(toy: Any, tmp_path: Path) -> 
 
 
 def test_three_bad_steps_in_a_row_stop(toy: Any, tmp_path: Path) -> None:
-    with pytest.raises(ToileError, match="3 times in a row.*saved state is sound"):
+    with pytest.raises(WorkFailedError, match="3 times in a row.*saved state is sound"):
         list(train(toy(frozenset([17, 20, 24])), CONFIG, tmp_path, IDENTITY))
     snapshot = latest(tmp_path)
     assert snapshot.step in (3, 6)

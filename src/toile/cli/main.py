@@ -12,7 +12,7 @@ from toile.cli.describe import describe
 from toile.cli.generate import generate
 from toile.cli.replay import replay
 from toile.cli.train import train
-from toile.errors import ToileError
+from toile.errors import ToileError, WorkFailedError
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -45,6 +45,8 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(f"nothing takes {rest!r}; put a text of several words in quotes")
     except CycloptsError as error:
         return _complain(f"{' '.join(str(error).split())} (see toile --help)")
+    except WorkFailedError as error:
+        return _complain(str(error), EXIT_FAILED)
     except ToileError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
@@ -57,8 +59,8 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def _complain(message: str) -> int:
+def _complain(message: str, code: int = EXIT_WRONG_INPUT) -> int:
     # Prompts and paths may hold what the terminal cannot show (half surrogates) or should not (line breaks).
     line = " ".join(message.split()).encode("utf-8", errors="replace").decode("utf-8")
     print(f"toile: {line}", file=sys.stderr)
-    return EXIT_WRONG_INPUT
+    return code

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toile.errors import ToileError
+from toile.errors import ToileError, WorkFailedError
 from toile.training.ema import PowerEMA
 from toile.training.objective import Batch, Objective
 from toile.training.records import EndRecord, Record, SampleRecord, SavedRecord, StepRecord, ValidationRecord
@@ -153,7 +153,8 @@ def train(
         export: called at the end, while the objective's module holds its best weights.
 
     Raises:
-        ToileError: nothing to resume, something to overwrite, a changed identity, three bad steps in a row.
+        ToileError: nothing to resume, something to overwrite, a changed identity.
+        WorkFailedError: three bad steps in a row.
     """
     deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
     with RunLock(directory):
@@ -209,7 +210,7 @@ def _update(objective: Objective[Batch], config: LoopConfig, state: TrainingStat
         state.skipped_steps += 1
         state.bad_steps_in_a_row += 1
         if state.bad_steps_in_a_row >= _MAX_BAD_STEPS_IN_A_ROW:
-            raise ToileError(
+            raise WorkFailedError(
                 f"the loss was not finite {_MAX_BAD_STEPS_IN_A_ROW} times in a row at step {state.step}; "
                 "the last saved state is sound: lower the learning rate or check the data"
             )
