@@ -23,12 +23,14 @@ LAYERS = {
     "foreign_recipe": 2,
     "generation_settings": 2,
     "model_folder": 2,
+    "model_files": 2,
     "latent_diffusion": 2,
     "picture_recipe": 2,
     "generation": 3,
     "training": 3,
     "evaluation": 3,
     "model_description": 3,
+    "model_conversion": 3,
     "cli": 4,
 }
 # Parts of one layer that may know each other: the assembled system and its files; evaluation makes pictures.

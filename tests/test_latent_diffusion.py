@@ -143,17 +143,20 @@ def test_parts_of_two_models_are_refused(tiny_model: LatentDiffusion) -> None:
     other = UNet(replace(tiny_model.unet.config, cross_attention_dim=8))
     with pytest.raises(ToileError, match=r"text width of the U-Net \(8\) must equal the text encoder's \(16\)"):
         replace(tiny_model, unet=other)
-    other = UNet(replace(tiny_model.unet.config, in_channels=9))
-    with pytest.raises(ToileError, match=r"\(9\) must equal the autoencoder's \(4\)"):
+    other = UNet(replace(tiny_model.unet.config, in_channels=8))
+    with pytest.raises(ToileError, match=r"\(8\) must equal the autoencoder's \(4\)"):
         replace(tiny_model, unet=other)
+    inpainting = UNet(replace(tiny_model.unet.config, in_channels=9))
+    assert replace(tiny_model, unet=inpainting).repaints and not tiny_model.repaints
 
 
 def test_prompts_are_encoded_row_by_row(tiny_model: LatentDiffusion) -> None:
-    encoded = tiny_model.encode_prompts(["red dress", "blue " * 30 + "end"])
-    assert encoded.states.shape == (2, 16, 16)
+    encoded = tiny_model.encode_prompts(["red dress", "blue " * 200 + "end"])
+    assert encoded.states.shape == (2, 8 * 16, 16)
     assert encoded.cut[0] == ""
     assert encoded.cut[1].endswith("end")
-    torch.testing.assert_close(encoded.states[:1], tiny_model.encode_prompts(["red dress"]).states)
+    assert [prompt.count for prompt in encoded.tokens] == [2, 8 * 14]
+    torch.testing.assert_close(encoded.states[:1, :16], tiny_model.encode_prompts(["red dress"]).states)
 
 
 def test_latents_decode_to_images_of_the_size_they_stand_for(tiny_model: LatentDiffusion) -> None:

@@ -2,7 +2,8 @@
 
 The A1111 web UI (and its forks) writes a text `parameters`, in JPEG and WebP files as EXIF user comment; Fooocus the
 same or JSON under that name; InvokeAI JSON `invokeai_metadata`, formerly `sd-metadata`; ComfyUI JSON `prompt`, its
-graph of nodes. A picture made from this on another model or another program's noise is a relative of the original, not a copy.
+graph of nodes. A picture made from this on another model or another program's noise is a relative of the original, no
+copy.
 """
 
 from __future__ import annotations

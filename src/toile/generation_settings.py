@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from toile.diffusion.samplers import find_sampler
 from toile.diffusion.schedule import SPACINGS
 from toile.errors import ToileError
+from toile.text.prompt import parse_prompt
+from toile.text.word_weights import WORD_WEIGHTS
 
 MAX_SIDE = 8192
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
+MAX_HIRES_SCALE = 4.0
 MAX_BATCH_SIZE = 1024
 MAX_PROMPT_LENGTH = 100_000
 ETA_SAMPLERS = ("ddim", "euler_ancestral", "dpmpp_2m_sde")
@@ -31,8 +34,15 @@ class GenerationSettings:
         spacing: of the noise levels: "trailing", "leading", "linspace", "karras"; None = the model's.
         eta: share of fresh noise, 0 to 1, for the samplers in `ETA_SAMPLERS`; None = the sampler's own.
         strength: with a picture to begin with, the share of the steps that is done: above 0, to 1 = from pure noise.
+        hires_scale: 1 to 4, makes pictures so many times as large in a second pass over the enlarged result of the
+            first; None = one pass.
+        hires_strength: share of the steps that the second pass does, above 0 to 1.
+        edit_cross, edit_self: of an edit of another prompt's picture, for which share of the steps that picture leads
+            where words act, and which positions belong together; 0 to 1.
         negative: what pictures should not show; "" = nothing in particular.
         batch_size: pictures that pass the networks together, 1 to 1024.
+        word_weights: what a weight like that of (word:1.3) does: "embedding" multiplies the word's text states, as the
+            A1111 web UI, "attention" its part in the cross-attention; see `toile.text.word_weights`.
 
     Raises:
         ToileError: a value out of range, with its name and what is allowed.
@@ -48,8 +58,13 @@ class GenerationSettings:
     spacing: str | None = None
     eta: float | None = None
     strength: float = 0.7
+    hires_scale: float | None = None
+    hires_strength: float = 0.5
+    edit_cross: float = 0.8
+    edit_self: float = 0.4
     negative: str = ""
     batch_size: int = 1
+    word_weights: str = "embedding"
 
     def __post_init__(self) -> None:
         check_whole("width", self.width, 1, MAX_SIDE)
@@ -58,10 +73,17 @@ class GenerationSettings:
         check_whole("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
         check_number("guidance", self.guidance, 0.0, MAX_GUIDANCE)
         check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
-        check_number("strength", self.strength, 0.0, 1.0)
-        if self.strength == 0:
-            raise ToileError("strength is 0, which would change nothing; allowed: above 0, to 1")
-        check_text("negative", self.negative)
+        for name, strength in (("strength", self.strength), ("hires_strength", self.hires_strength)):
+            check_number(name, strength, 0.0, 1.0)
+            if strength == 0:
+                raise ToileError(f"{name} is 0, which would change nothing; allowed: above 0, to 1")
+        if self.hires_scale is not None:
+            check_number("hires_scale", self.hires_scale, 1.0, MAX_HIRES_SCALE)
+        check_number("edit_cross", self.edit_cross, 0.0, 1.0)
+        check_number("edit_self", self.edit_self, 0.0, 1.0)
+        check_prompt("negative", self.negative)
+        if self.word_weights not in WORD_WEIGHTS:
+            raise ToileError(f"word_weights is {self.word_weights!r}; allowed: {', '.join(WORD_WEIGHTS)}")
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
             if not 0 <= low < high < math.inf:
@@ -75,6 +97,14 @@ class GenerationSettings:
             check_number("eta", self.eta, 0.0, 1.0)
             if sampler.name not in ETA_SAMPLERS:
                 raise ToileError(f"eta does not apply to sampler {sampler.name}; it does to {', '.join(ETA_SAMPLERS)}")
+
+    def final_size(self, factor: int) -> tuple[int, int]:
+        """(width, height) of the pictures after all passes, the second one's a multiple of `factor`."""
+        if self.hires_scale is None:
+            return self.width, self.height
+        scaled = (round(side * self.hires_scale / factor) * factor for side in (self.width, self.height))
+        width, height = scaled
+        return width, height
 
     def resolved_spacing(self, of_model: str) -> str:
         """The spacing that counts: the one asked for, else the sampler name's ("... Karras"), else the model's."""
@@ -99,3 +129,12 @@ def check_text(name: str, value: str) -> None:
         raise ToileError(f"{name} is {value!r}; give a text")
     if len(value) > MAX_PROMPT_LENGTH:
         raise ToileError(f"{name} has {len(value):,} characters; allowed: up to {MAX_PROMPT_LENGTH:,}")
+
+
+def check_prompt(name: str, value: str) -> None:
+    """Refuses what is no text, too long, or has weights that the prompt grammar refuses."""
+    check_text(name, value)
+    try:
+        parse_prompt(value)
+    except ToileError as error:
+        raise ToileError(f"{name}: {error}") from error

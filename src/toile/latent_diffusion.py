@@ -1,6 +1,7 @@
 """The assembled system: autoencoder, text encoder, tokenizer, U-Net and noise schedule, as one folder holds them.
 
-Shapes: B batch, H x W picture, h x w latents (h = H / f), C latent channels, L tokens of a row, D width of text states.
+Shapes: B batch, H x W picture, h x w latents (h = H / f), C latent channels, R rows of L tokens, D width of text
+states.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from toile.device import choose_device, choose_dtype, keep_freed_memory
 from toile.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from toile.errors import ToileError
 from toile.generation_settings import MAX_SIDE, GenerationSettings
+from toile.model_files.parts import default_settings
+from toile.model_files.reading import read_model
 from toile.model_folder import (
     SCHEDULE_NAME,
     SETTINGS_NAME,
@@ -35,22 +38,40 @@ from toile.models.unet import UNet, UNetConfig
 from toile.models.vae import VAE, VAEConfig
 from toile.nn.layers import pack_weights
 from toile.schema import build_config
+from toile.text.rows import PromptTokens, stack_prompts, tokenize_prompt
 from toile.text.tokenizer import Tokenizer
+from toile.text.word_weights import weigh_states, weigh_values
 from toile.weights.files import read_json, write_json_atomically
-from toile.weights.folder import load_component, read_config, save_component, write_config
+from toile.weights.folder import build_empty, fill_component, load_component, read_config, save_component, write_config
 
 
 @dataclass(frozen=True)
+class PromptForm:
+    """What prompts must have in common to pass the U-Net together; those of one form do not change each other.
+
+    Attributes:
+        num_rows: R, rows of tokens; prompts that need fewer are padded with rows of the empty prompt.
+        has_values: whether keys and values of cross-attention have states of their own.
+    """
+
+    num_rows: int
+    has_values: bool
+
+
+@dataclass(frozen=True, eq=False)
 class EncodedPrompts:
     """Prompts as the U-Net reads them.
 
     Attributes:
-        states: (B, L, D), in the model's dtype and on its device.
-        cut: for each prompt the end that did not fit into L tokens; "" if all of it did.
+        states: (B, R * L, D), or (B, 2, R * L, D) with states for keys and for values, in the model's dtype and on its
+            device.
+        cut: for each prompt the end that did not fit into `MAX_ROWS` rows; "" if all of it did.
+        tokens: of each prompt, before padding to R rows.
     """
 
     states: Tensor
     cut: tuple[str, ...]
+    tokens: tuple[PromptTokens, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +85,8 @@ class LatentDiffusion:
         tokenizer: turns prompts into the ids the text encoder reads.
         schedule: the noise levels the U-Net was trained with, and what it predicts.
         defaults: the settings that suit the model.
-        origin: the folder or name it was loaded from; None for one put together in memory.
+        origin: the folder, file or name it was loaded from; None for one put together in memory.
+        notes: what a file did not say itself and was told from something else, a sentence each.
 
     Raises:
         ToileError: the parts do not fit together.
@@ -77,6 +99,7 @@ class LatentDiffusion:
     schedule: NoiseSchedule
     defaults: GenerationSettings
     origin: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         unet, vae, text = self.unet.config, self.vae.config, self.text_encoder.config
@@ -96,38 +119,36 @@ class LatentDiffusion:
             )
 
     @classmethod
-    def load(cls, model: str | Path, device: str = "auto", dtype: str = "auto") -> LatentDiffusion:
-        """Loads a model folder in the layout of diffusers; no random weights are drawn and no code is run.
+    def load(
+        cls,
+        model: str | Path,
+        device: str = "auto",
+        dtype: str = "auto",
+        tokenizer: Path | Tokenizer | None = None,
+    ) -> LatentDiffusion:
+        """Loads a model of any layout; no random weights are drawn and no code is run.
 
         Args:
-            model: a folder, or the name of the bundled model, "fashion".
+            model: a folder in the layout of diffusers, the name of the bundled model, "fashion", or a file: an original
+                one (.safetensors, .ckpt) or one of four parts, whatever its name.
             device: see `choose_device`; the choice of "auto" stands in `self.device`.
             dtype: see `choose_dtype`; the choice of "auto" stands in `self.dtype`.
+            tokenizer: one, or its folder; by default the model's own, or that for a file, see `find_tokenizer`.
 
         Raises:
             ToileError: a part is missing, damaged or does not fit; the device is not there.
         """
-        folder = find_model(model)
         chosen_device = choose_device(device)
         chosen_dtype = choose_dtype(dtype, chosen_device)
         if chosen_device.type == "cpu":
             keep_freed_memory()
-        unet = load_component(folder / "unet", UNet, UNetConfig, chosen_dtype)
-        vae = load_component(folder / "vae", VAE, VAEConfig, chosen_dtype)
-        text_encoder = load_component(folder / "text_encoder", CLIPTextModel, CLIPTextConfig, chosen_dtype)
-        for network in (unet, vae, text_encoder):
+        read = _read_file if Path(model).is_file() else _read_folder
+        loaded = read(model, chosen_dtype, tokenizer)
+        for network in (loaded.unet, loaded.vae, loaded.text_encoder):
             network.eval().requires_grad_(False)
             network.to(device=chosen_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             pack_weights(network)
-        return cls(
-            vae,
-            text_encoder,
-            Tokenizer.load(folder / "tokenizer"),
-            unet,
-            NoiseSchedule(read_config(folder / "scheduler" / SCHEDULE_NAME, ScheduleConfig)),
-            read_settings(folder, unet.config, vae.config),
-            str(model),
-        )
+        return replace(loaded, origin=str(model))
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
         """Writes a model folder that `load` and diffusers' StableDiffusionPipeline read.
@@ -166,9 +187,9 @@ class LatentDiffusion:
         return read_model_facts(self.origin) if self.origin is not None else None
 
     def in_float32(self) -> LatentDiffusion:
-        """The same model in float32: read anew from its folder, or converted if it has none."""
+        """The same model in float32: read anew from its files, or converted if it has none."""
         if self.origin is not None:
-            return LatentDiffusion.load(self.origin, str(self.device), "float32")
+            return LatentDiffusion.load(self.origin, str(self.device), "float32", self.tokenizer)
         vae, text_encoder, unet = copy.deepcopy((self.vae, self.text_encoder, self.unet))
         return replace(self, vae=vae.float(), text_encoder=text_encoder.float(), unet=unet.float())
 
@@ -194,14 +215,38 @@ class LatentDiffusion:
         images = images.to(self.device, self.dtype, memory_format=torch.channels_last)
         return self.vae.encode_images(images).float()
 
-    def encode_prompts(self, prompts: Sequence[str]) -> EncodedPrompts:
-        """Encodes B prompts of any content and length; what does not fit is cut and reported.
+    def prompt_form(self, prompts: Sequence[str], word_weights: str = "embedding") -> PromptForm:
+        """The form that these prompts have together: as many rows as the longest needs, values if any needs them.
 
         Args:
-            prompts: B texts, in any writing; "" is the prompt that asks for nothing.
+            prompts: at least one text; with guidance the negative prompt is one of them.
+            word_weights: see `GenerationSettings`.
         """
-        token_ids, cut = self.tokenizer.batch(prompts)
-        return EncodedPrompts(self.text_encoder(token_ids.to(self.device)), cut)
+        return _form_of([tokenize_prompt(self.tokenizer, prompt) for prompt in prompts], word_weights)
+
+    def encode_prompts(
+        self, prompts: Sequence[str], word_weights: str = "embedding", form: PromptForm | None = None
+    ) -> EncodedPrompts:
+        """Encodes B prompts of any content and length; what does not fit into `MAX_ROWS` rows is cut and reported.
+
+        Args:
+            prompts: B texts, in any writing, B at least 1; "" is the prompt that asks for nothing.
+            word_weights: what weights do, see `GenerationSettings`.
+            form: that of all prompts which meet in the U-Net; by default these prompts' own.
+
+        Raises:
+            ToileError: a weight that the prompt grammar refuses.
+        """
+        read = tuple(tokenize_prompt(self.tokenizer, prompt) for prompt in prompts)
+        form = form or _form_of(read, word_weights)
+        ids, weights = stack_prompts(self.tokenizer, read, form.num_rows)
+        states = self.text_encoder(ids.flatten(0, 1).to(self.device)).unflatten(0, (len(read), form.num_rows))
+        if word_weights == "embedding" and any(prompt.is_weighted for prompt in read):
+            states = weigh_states(states, weights)
+        states = states.flatten(1, 2)  # (B, R, L, D) -> (B, R * L, D)
+        if form.has_values:
+            states = weigh_values(states, weights.flatten(1))
+        return EncodedPrompts(states, tuple(prompt.cut for prompt in read), read)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> float32 images (B, 3, H, W) around [-1, 1], not clamped."""
@@ -209,9 +254,45 @@ class LatentDiffusion:
         return self.vae.decode_latents(latents).float()
 
 
-def load(model: str | Path, device: str = "auto", dtype: str = "auto") -> LatentDiffusion:
+def _form_of(prompts: Sequence[PromptTokens], word_weights: str) -> PromptForm:
+    has_values = word_weights == "attention" and any(prompt.is_weighted for prompt in prompts)
+    return PromptForm(max(prompt.num_rows for prompt in prompts), has_values)
+
+
+def _read_folder(model: str | Path, dtype: torch.dtype, tokenizer: Path | Tokenizer | None) -> LatentDiffusion:
+    folder = find_model(model)
+    unet = load_component(folder / "unet", UNet, UNetConfig, dtype)
+    vae = load_component(folder / "vae", VAE, VAEConfig, dtype)
+    text_encoder = load_component(folder / "text_encoder", CLIPTextModel, CLIPTextConfig, dtype)
+    schedule = NoiseSchedule(read_config(folder / "scheduler" / SCHEDULE_NAME, ScheduleConfig))
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = Tokenizer.load(Path(tokenizer or folder / "tokenizer"))
+    return LatentDiffusion(vae, text_encoder, tokenizer, unet, schedule, read_settings(folder, unet.config, vae.config))
+
+
+def _read_file(model: str | Path, dtype: torch.dtype, tokenizer: Path | Tokenizer | None) -> LatentDiffusion:
+    parts = read_model(model, tokenizer)
+    assert parts.tokenizer is not None
+    tensors, what = parts.tensors, str(model)
+    return LatentDiffusion(
+        fill_component(build_empty(VAE, parts.vae), tensors["vae"], dtype, what),
+        fill_component(build_empty(CLIPTextModel, parts.text_encoder), tensors["text_encoder"], dtype, what),
+        parts.tokenizer,
+        fill_component(build_empty(UNet, parts.unet), tensors["unet"], dtype, what),
+        NoiseSchedule(parts.schedule),
+        parts.default_settings,
+        notes=parts.notes,
+    )
+
+
+def load(
+    model: str | Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    tokenizer: Path | Tokenizer | None = None,
+) -> LatentDiffusion:
     """Loads a model; see `LatentDiffusion.load`."""
-    return LatentDiffusion.load(model, device, dtype)
+    return LatentDiffusion.load(model, device, dtype, tokenizer)
 
 
 def read_settings(folder: Path, unet: UNetConfig, vae: VAEConfig) -> GenerationSettings:
@@ -219,6 +300,4 @@ def read_settings(folder: Path, unet: UNetConfig, vae: VAEConfig) -> GenerationS
     path = folder / SETTINGS_NAME
     if path.is_file():
         return build_config(GenerationSettings, read_json(path), str(path))
-    size = unet.sample_size
-    height, width = (size, size) if isinstance(size, int) else (64, 64) if size is None else (size[0], size[-1])
-    return GenerationSettings(width=width * vae.downsampling, height=height * vae.downsampling)
+    return default_settings(unet, vae)

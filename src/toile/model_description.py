@@ -1,26 +1,28 @@
-"""The verb describe: what is inside a model folder, read from configs and file headers; no weights are loaded."""
+"""The verb describe: what is inside a model, read from configs and file headers; of folders no weights are loaded."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from toile.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from toile.errors import ToileError
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import read_settings
-from toile.model_folder import SCHEDULE_NAME, find_model, read_model_facts
+from toile.model_files.reading import read_model
+from toile.model_folder import SCHEDULE_NAME, ModelFacts, find_model, read_model_facts
 from toile.models.clip import CLIPTextConfig, CLIPTextModel
 from toile.models.unet import UNet, UNetConfig
 from toile.models.vae import VAE, VAEConfig
 from toile.text.tokenizer import Tokenizer
-from toile.weights.files import read_header
-from toile.weights.folder import CONFIG_NAME, build_empty, find_weights, read_config
+from toile.weights.checkpoint import open_checkpoint
+from toile.weights.folder import CONFIG_NAME, build_empty, component_files, ignored_weights, read_config
 
 _DEPTH = 2
 
@@ -51,9 +53,10 @@ class NetworkDescription:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """A model folder.
+    """A model.
 
     Attributes:
+        folder: where it lies; the file, for a model in one.
         parameters: of all networks; the sum of theirs.
         downsampling: picture pixels that one latent position spans in each direction.
         latent_channels: of the autoencoder and the U-Net.
@@ -78,11 +81,13 @@ class ModelDescription:
 
 
 def describe_model(model: str | Path) -> ModelDescription:
-    """Reads what a model folder holds.
+    """Reads what a model folder or a model's file holds.
 
     Raises:
         ToileError: a part is missing or damaged, or a file does not hold what its config asks for.
     """
+    if Path(model).is_file():
+        return _describe_file(Path(model))
     folder = find_model(model)
     facts = read_model_facts(model)
     unet = read_config(folder / "unet" / CONFIG_NAME, UNetConfig)
@@ -95,9 +100,37 @@ def describe_model(model: str | Path) -> ModelDescription:
     )
     tokenizer = Tokenizer.load(folder / "tokenizer")
     schedule = NoiseSchedule(read_config(folder / "scheduler" / SCHEDULE_NAME, ScheduleConfig))
+    return _description(facts, str(folder), networks, vae, schedule, tokenizer, read_settings(folder, unet, vae))
+
+
+def _describe_file(path: Path) -> ModelDescription:
+    parts = read_model(path)
+    configs = {"text_encoder": asdict(parts.text_encoder), "unet": asdict(parts.unet), "vae": asdict(parts.vae)}
+    networks = []
+    for name, config in configs.items():
+        tensors = parts.tensors[name]
+        groups = _groups({tensor: tuple(values.shape) for tensor, values in tensors.items()})
+        num_bytes = sum(values.numel() * values.element_size() for values in tensors.values())
+        dtypes = _dtype_names(values.dtype for values in tensors.values())
+        total = sum(group.parameters for group in groups)
+        networks.append(NetworkDescription(name, path.name, num_bytes, dtypes, total, groups, config))
+    assert parts.tokenizer is not None
+    schedule, facts = NoiseSchedule(parts.schedule), read_model_facts(path)
+    return _description(facts, str(path), tuple(networks), parts.vae, schedule, parts.tokenizer, parts.default_settings)
+
+
+def _description(
+    facts: ModelFacts,
+    folder: str,
+    networks: tuple[NetworkDescription, ...],
+    vae: VAEConfig,
+    schedule: NoiseSchedule,
+    tokenizer: Tokenizer,
+    defaults: GenerationSettings,
+) -> ModelDescription:
     return ModelDescription(
         name=facts.name,
-        folder=str(folder),
+        folder=folder,
         hash=facts.hash,
         parameters=sum(network.parameters for network in networks),
         networks=networks,
@@ -108,21 +141,30 @@ def describe_model(model: str | Path) -> ModelDescription:
         sigma_max=float(schedule.sigmas[-1]),
         vocabulary=tokenizer.vocab_size,
         longest_prompt=tokenizer.max_length - 2,
-        defaults=read_settings(folder, unet, vae),
+        defaults=defaults,
     )
 
 
 def _describe_network(folder: Path, name: str, empty: nn.Module, config: Mapping[str, Any]) -> NetworkDescription:
-    path = find_weights(folder / name)
-    header = read_header(path)
-    shapes = {tensor: info.shape for tensor, info in header.items()}
+    files = component_files(folder / name)
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: list[torch.dtype] = []
+    ignored = ignored_weights(type(empty.config))
+    for path in files:
+        checkpoint = open_checkpoint(path)
+        shapes |= {tensor: shape for tensor, shape in checkpoint.shapes.items() if tensor not in ignored}
+        dtypes += [dtype for tensor, dtype in checkpoint.dtypes.items() if tensor not in ignored]
     expected = sum(parameter.numel() for parameter in empty.parameters())
     groups = _groups(shapes)
     total = sum(group.parameters for group in groups)
     if total != expected:
-        raise ToileError(f"{path} holds {total:,} parameters, but {CONFIG_NAME} beside it describes {expected:,}")
-    dtypes = tuple(sorted({str(info.dtype).removeprefix("torch.") for info in header.values()}))
-    return NetworkDescription(name, path.name, path.stat().st_size, dtypes, total, groups, config)
+        raise ToileError(f"{files[0]} holds {total:,} parameters, but {CONFIG_NAME} beside it describes {expected:,}")
+    num_bytes = sum(path.stat().st_size for path in files)
+    return NetworkDescription(name, files[0].name, num_bytes, _dtype_names(dtypes), total, groups, config)
+
+
+def _dtype_names(dtypes: Iterable[torch.dtype]) -> tuple[str, ...]:
+    return tuple(sorted({str(dtype).removeprefix("torch.") for dtype in dtypes}))
 
 
 def _groups(shapes: Mapping[str, tuple[int, ...]]) -> tuple[GroupDescription, ...]:

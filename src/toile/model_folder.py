@@ -18,12 +18,14 @@ from toile.models.clip import CLIPTextConfig
 from toile.models.unet import UNetConfig
 from toile.models.vae import VAEConfig
 from toile.weights.files import file_sha256, read_json, write_json_atomically
-from toile.weights.folder import CONFIG_NAME, find_weights
+from toile.weights.folder import CONFIG_NAME, component_files
 
 INDEX_NAME = "model_index.json"
 SETTINGS_NAME = "toile.json"
 SCHEDULE_NAME = "scheduler_config.json"
 PIPELINE_CLASS = "StableDiffusionPipeline"
+# These have the same components; what differs is what the program does with them.
+_SAME_LAYOUT = (PIPELINE_CLASS, "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
 BUNDLED_MODEL = "fashion"
 
 _COMPONENT_CLASSES: Mapping[str, tuple[str, str]] = {
@@ -76,18 +78,20 @@ def find_model(model: str | Path) -> Path:
         folder = Path(model)
     if not folder.is_dir():
         raise ToileError(
-            f"model {str(model)!r}: there is no folder {folder}; give a model's folder, or {BUNDLED_MODEL!r}"
+            f"model {str(model)!r}: there is no folder {folder}; give a model's folder or file, or {BUNDLED_MODEL!r}"
         )
     if not (folder / INDEX_NAME).is_file():
         raise ToileError(f"{folder} is no model folder: it has no {INDEX_NAME}")
     pipeline = read_json(folder / INDEX_NAME).get("_class_name")
-    if pipeline != PIPELINE_CLASS:
+    if pipeline not in _SAME_LAYOUT:
         raise ToileError(f"{folder} holds a {pipeline}; only models of the {PIPELINE_CLASS} layout can be loaded")
     return folder
 
 
 def read_model_facts(model: str | Path) -> ModelFacts:
     """Reads every file of a model once to tell exactly which model it is (about a second for 2 GB)."""
+    if Path(model).is_file():
+        return _facts_of_file(Path(model))
     folder = find_model(model)
     components = ComponentHashes(
         unet=_network_hash(folder / "unet"),
@@ -96,8 +100,20 @@ def read_model_facts(model: str | Path) -> ModelFacts:
         tokenizer=_files_hash([folder / "tokenizer" / name for name in _TOKENIZER_FILES]),
         scheduler=_files_hash([folder / "scheduler" / SCHEDULE_NAME]),
     )
+    return ModelFacts(str(model), folder.resolve().name, _hash_of(components), components)
+
+
+def _facts_of_file(path: Path) -> ModelFacts:
+    """A model in one file has one hash for all in it; the tokenizer may lie beside it."""
+    digest = file_sha256(path)
+    tokenizer = _files_hash([path.parent / "tokenizer" / name for name in _TOKENIZER_FILES])
+    components = ComponentHashes(digest, digest, digest, tokenizer, digest)
+    return ModelFacts(str(path), path.name, _hash_of(components), components)
+
+
+def _hash_of(components: ComponentHashes) -> str:
     lines = "".join(f"{name} {digest}\n" for name, digest in sorted(dataclasses.asdict(components).items()))
-    return ModelFacts(str(model), folder.resolve().name, hashlib.sha256(lines.encode()).hexdigest(), components)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def write_model_index(folder: Path) -> None:
@@ -152,7 +168,7 @@ def schedule_constants() -> dict[str, Any]:
 
 
 def _network_hash(folder: Path) -> str:
-    return _files_hash([folder / CONFIG_NAME, find_weights(folder)])
+    return _files_hash([folder / CONFIG_NAME, *component_files(folder)])
 
 
 def _files_hash(paths: list[Path]) -> str:

@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from toile.diffusion.noise import NUM_SEEDS
 from toile.diffusion.samplers import find_sampler
 from toile.errors import ToileError
-from toile.generation_settings import GenerationSettings
+from toile.generation_settings import GenerationSettings, check_number, check_whole
 from toile.model_folder import ModelFacts
 from toile.schema import build_config
 from toile.weights.files import write_atomically
@@ -59,6 +60,27 @@ class SourceFacts:
 
 
 @dataclass(frozen=True)
+class Toward:
+    """Another prompt and seed that a picture lies towards: its words and its noise are on the way to theirs.
+
+    Attributes:
+        prompt, seed: of the other end.
+        share: 0 is the picture's own prompt and seed, 1 the other's.
+
+    Raises:
+        ToileError: a seed or share out of range.
+    """
+
+    prompt: str
+    seed: int
+    share: float
+
+    def __post_init__(self) -> None:
+        check_whole("seed of the other end", self.seed, 0, NUM_SEEDS - 1)
+        check_number("share of the other end", self.share, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class PictureRecipe:
     """How one picture was made.
 
@@ -69,6 +91,8 @@ class PictureRecipe:
         model: None if it was never in a folder.
         machine: where it was made.
         source: what it began with, if not with noise alone.
+        original: the prompt whose picture of the same seed led the layout, if one did.
+        toward: what it lies towards, if anything.
         batch_rows, batch_row: how many pictures passed the networks together, and which of them this was (from 0). It
             does not change the noise, but kernels may round differently for another number of rows.
         noise: where the random numbers come from.
@@ -81,6 +105,8 @@ class PictureRecipe:
     model: ModelFacts | None
     machine: Machine
     source: SourceFacts | None = None
+    original: str | None = None
+    toward: Toward | None = None
     batch_rows: int = 1
     batch_row: int = 0
     noise: str = NOISE
@@ -106,6 +132,12 @@ class PictureRecipe:
             entries |= {"Model hash": self.model.hash[:10], "Model": self.model.name}
         if self.source is not None:
             entries["Denoising strength"] = f"{settings.strength:g}"
+        if self.toward is not None and self.toward.prompt == self.prompt:
+            entries["Variation seed"] = self.toward.seed
+            entries["Variation seed strength"] = f"{self.toward.share:g}"
+        if settings.hires_scale is not None:
+            entries |= {"Hires upscale": f"{settings.hires_scale:g}", "Hires steps": settings.steps}
+            entries["Denoising strength"] = f"{settings.hires_strength:g}"
         if settings.spacing is not None:
             entries["Schedule type"] = settings.spacing.capitalize()
         entries["Version"] = f"toile {self.machine.toile}"

@@ -81,7 +81,7 @@ def test_without_seed_one_is_drawn_and_printed(tiny_folder: Path, capsys: Output
 
 
 def test_json_tells_all(tiny_folder: Path, capsys: Output) -> None:
-    assert generate(tiny_folder, "blue " * 40, "-n", "2", "--seed", "1", "--json") == 0
+    assert generate(tiny_folder, "blue " * 140, "-n", "2", "--seed", "1", "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert [Path(picture["path"]).exists() for picture in result["pictures"]] == [True, True]
     assert [picture["seed"] for picture in result["pictures"]] == [1, 2]

@@ -73,4 +73,5 @@ def test_what_is_not_given_is_the_models_default() -> None:
 
 def test_images_count_over_all_prompts() -> None:
     request = GenerateRequest(("a", "b"), seed=2**64 - 2, num_images=2)
-    assert request.images() == [("a", 2**64 - 2), ("a", 2**64 - 1), ("b", 0), ("b", 1)]
+    images = [(image.prompt, image.seed) for image in request.images()]
+    assert images == [("a", 2**64 - 2), ("a", 2**64 - 1), ("b", 0), ("b", 1)]

@@ -28,7 +28,7 @@ def their_pictures(folder: Path, model: LatentDiffusion, request: GenerateReques
     pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     settings = request.settings_over(model.defaults)
-    seeds = [seed for _, seed in request.images()]
+    seeds = [image.seed for image in request.images()]
     return pipeline(
         list(request.prompts),
         width=settings.width,
@@ -53,8 +53,10 @@ def psnr(pixels: np.ndarray, values: np.ndarray) -> float:
 def test_diffusers_makes_the_pictures_of_a_saved_model(
     tiny_folder: Path, tiny_model: LatentDiffusion, rescale: float
 ) -> None:
+    # diffusers cuts what does not fit into one row of tokens; we go on in a second one.
+    prompts = tuple(prompt.removesuffix(", long sleeves") for prompt in PROMPTS)
     request = GenerateRequest(
-        PROMPTS, seed=11, steps=20, guidance=3.0, guidance_rescale=rescale, sampler="ddim", negative="belt"
+        prompts, seed=11, steps=20, guidance=3.0, guidance_rescale=rescale, sampler="ddim", negative="belt"
     )
     ours = our_pictures(tiny_model, request)
     theirs = their_pictures(tiny_folder, tiny_model, request)

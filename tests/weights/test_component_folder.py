@@ -207,8 +207,8 @@ def test_another_network_is_refused_with_the_file_named(tmp_path: Path) -> None:
 
 def test_a_folder_without_weights_says_what_it_has(tmp_path: Path) -> None:
     write(tmp_path / "config.json", {"in_dim": 3})
-    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    with pytest.raises(WeightsError, match="none of .*model.safetensors.*it has config.json, pytorch_model.bin"):
+    (tmp_path / "optimizer.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(WeightsError, match="none of .*model.safetensors.*it has config.json, optimizer.bin"):
         load_component(tmp_path, Net, NetConfig)
     with pytest.raises(WeightsError, match="no such folder"):
         find_weights(tmp_path / "absent")

@@ -21,7 +21,7 @@ def describe(
     """Print what is inside a model: parts, shapes, parameters that add up, noise schedule, vocabulary, defaults.
 
     Args:
-        model: the name of the bundled model, or a model folder.
+        model: the name of the bundled model, a model folder, or a model's file.
         json_output: print the result as JSON.
     """
     from toile.model_description import describe_model

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from toile.cli.prompt_flags import read_prompts, read_wording
 from toile.errors import ToileError
 
 if TYPE_CHECKING:
@@ -34,6 +36,11 @@ def generate(
     mask_blur: float = 0.0,
     extend: tuple[int, int, int, int] | None = None,
     fit: str = "pad",
+    hires: float | None = None,
+    hires_strength: float | None = None,
+    variation_seed: int | None = None,
+    variation: float | None = None,
+    maps: bool = False,
     negative: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -46,6 +53,10 @@ def generate(
     model: str = "fashion",
     device: str = "auto",
     dtype: str = "auto",
+    word_weights: str | None = None,
+    style: list[str] | None = None,
+    styles_file: Path | None = None,
+    wildcards: Path | None = None,
     prompts_file: Path | None = None,
     batch_size: int | None = None,
     json_output: Annotated[bool, Parameter(name="--json")] = False,
@@ -53,7 +64,8 @@ def generate(
     """Make pictures from words.
 
     Each picture is a PNG file with its full recipe inside (see toile replay), and a contact sheet shows them all.
-    Whatever is not given is the model's own default. A prompt that begins with "-" goes after "--".
+    Whatever is not given is the model's own default. A prompt that begins with "-" goes after "--". In prompts,
+    (words) weigh more, [words] less and (words:1.3) as much as they say; {red|green} is one of both.
 
     Args:
         prompt: what the pictures should show.
@@ -66,6 +78,11 @@ def generate(
         mask_blur: softens the mask's edge by so many pixels.
         extend: pixels LEFT TOP RIGHT BOTTOM to add around image and to paint.
         fit: how image is brought to the size of the result: pad, crop or stretch.
+        hires: make the pictures so many times as large, in a second pass over the enlarged first result.
+        hires_strength: how much the second pass makes anew: above 0, to 1.
+        variation_seed: of variations of the picture of --seed; the next ones have variation_seed + 1, ...
+        variation: how far the variations go: 0 is the picture of --seed, 1 that of the variation's seed.
+        maps: also save which word drew which pixels.
         negative: what the pictures should not show.
         steps: sampler steps; more is slower and, up to a point, better.
         guidance: how strictly to follow the prompt; 1 is off, and twice as fast.
@@ -78,11 +95,16 @@ def generate(
         model: the name of the bundled model, or a model folder.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: auto, float32, bfloat16 or float16.
+        word_weights: what weights act on: embedding (the words' states) or attention (how much they add).
+        style: name of a style to apply; may be given several times.
+        styles_file: a CSV file of styles with the columns name,prompt,negative_prompt.
+        wildcards: a folder; __colour__ in a prompt becomes a line of its colour.txt, chosen by the picture's seed.
         prompts_file: a text file with one prompt a line; blank lines are skipped.
         batch_size: pictures made together.
         json_output: print the result as JSON.
     """
-    prompts = _prompts(prompt, prompts_file)
+    prompts = read_prompts(prompt, prompts_file)
+    wording = read_wording(style or (), styles_file, wildcards)
     width, height = (None, None) if size is None else parse_size(size)
 
     from toile.cli.picture_folder import PictureFolder
@@ -106,10 +128,15 @@ def generate(
         eta=eta,
         strength=strength,
         batch_size=batch_size,
+        word_weights=word_weights,
     )
+    request = replace(request, maps=maps, hires_scale=hires, hires_strength=hires_strength)
+    if variation is not None or variation_seed is not None:
+        request = varied(request, variation_seed, variation)
     beginning = open_source(image, mask, extend, strength)
     folder = PictureFolder(out)
     loaded = LatentDiffusion.load(model, device, dtype)
+    request = wording.of(request, loaded.defaults.negative)
     if beginning is not None:
         request = begin_with(*beginning, request, loaded, fit, mask_blur)
     started = time.monotonic()
@@ -134,21 +161,20 @@ def parse_size(text: str) -> tuple[int, int]:
     raise ToileError(f"size is {text!r}; write width x height in pixels, for example 64x80")
 
 
-def _prompts(prompt: str | None, prompts_file: Path | None) -> tuple[str, ...]:
-    if (prompt is None) == (prompts_file is None):
-        raise ToileError('give either a prompt, for example toile generate "red dress", or --prompts-file FILE')
-    if prompts_file is None:
-        return (prompt or "",)
-    try:
-        text = prompts_file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ToileError(f"cannot read {prompts_file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ToileError(f"{prompts_file} is no UTF-8 text (byte {error.start})") from error
-    prompts = tuple(line.strip() for line in text.split("\n") if line.strip())
-    if not prompts:
-        raise ToileError(f"{prompts_file} holds no prompt; write one a line")
-    return prompts
+def varied(request: GenerateRequest, seed: int | None, share: float | None) -> GenerateRequest:
+    """The request for variations of the picture of its seed.
+
+    Raises:
+        ToileError: several prompts, a seed without a share, or a share out of range.
+    """
+    from toile.picture_recipe import Toward
+
+    if share is None:
+        raise ToileError("--variation-seed says which variations; add --variation SHARE, for example 0.2")
+    if len(request.prompts) != 1:
+        raise ToileError(f"variations are of one picture; {len(request.prompts)} prompts were given")
+    other = secrets.randbelow(_LARGEST_DRAWN_SEED) if seed is None else seed
+    return replace(request, toward=Toward(request.prompts[0], other, share))
 
 
 def _make(model: LatentDiffusion, request: GenerateRequest, folder: PictureFolder) -> dict[str, Any]:
@@ -164,12 +190,18 @@ def _make(model: LatentDiffusion, request: GenerateRequest, folder: PictureFolde
     result |= {"device": str(model.device), "dtype": dtype_name(model.dtype)}
     with ProgressDisplay("generate") as display:
         display.print(f"{model.origin} on {result['device']} in {result['dtype']}, seed {request.seed}")
+        for note in model.notes:
+            display.print(note)
+        for line in _long_prompts(model, request):
+            display.print(line)
         try:
             for event in events:
                 if isinstance(event, GenerateStep):
                     display.show(event.fraction, f"{len(pictures)} of {total} pictures")
                     continue
                 pictures.append(_entry(event, folder.add(event)))
+                if event.maps is not None:
+                    pictures[-1]["maps"] = str(_save_maps(model, event, folder, Path(pictures[-1]["path"]).stem))
                 for warning in event.warnings:
                     display.print(f"picture {event.index + 1}: {warning}")
                 result["settings"] = asdict(event.recipe.settings)
@@ -178,6 +210,26 @@ def _make(model: LatentDiffusion, request: GenerateRequest, folder: PictureFolde
             folder.finish_sheet()  # stopped early, what is there gets its sheet too
     result["sheets"] = [str(sheet) for sheet in folder.sheets]
     return result
+
+
+def _long_prompts(model: LatentDiffusion, request: GenerateRequest) -> Iterator[str]:
+    from toile.text.rows import tokenize_prompt
+
+    negative = request.settings_over(model.defaults).negative
+    named = [(f"prompt {number}", prompt) for number, prompt in enumerate(request.prompts, start=1)]
+    for name, prompt in [*named, ("negative prompt", negative)]:
+        tokens = tokenize_prompt(model.tokenizer, prompt)
+        if tokens.num_rows > 1:
+            yield f"{name}: {tokens.count} tokens in {tokens.num_rows} rows of up to {model.tokenizer.max_length - 2}"
+
+
+def _save_maps(model: LatentDiffusion, picture: Picture, folder: PictureFolder, stem: str) -> Path:
+    from toile.generation.word_maps import map_sheet
+    from toile.text.rows import tokenize_prompt
+
+    assert picture.maps is not None
+    tokens = tokenize_prompt(model.tokenizer, picture.recipe.prompt)
+    return folder.write_image(map_sheet(picture.pixels, picture.maps, tokens), f"maps-{stem}")
 
 
 def _entry(picture: Picture, path: Path) -> dict[str, Any]:

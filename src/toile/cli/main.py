@@ -8,16 +8,20 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from toile import __version__
+from toile.cli.blend import blend
+from toile.cli.convert import convert
 from toile.cli.describe import describe
+from toile.cli.edit import edit
 from toile.cli.generate import generate
 from toile.cli.replay import replay
 from toile.cli.train import train
+from toile.cli.weigh import weigh
 from toile.errors import ToileError, WorkFailedError
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 # Their help is their docstrings, so they are imported here; what is heavy they import when they run.
-_COMMANDS = (generate, replay, describe, train)
+_COMMANDS = (generate, weigh, edit, blend, replay, describe, convert, train)
 
 
 def build_app() -> App:

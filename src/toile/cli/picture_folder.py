@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -37,13 +38,14 @@ class PictureFolder:
         self._next_number = 1 + max((_number(path) for path in folder.glob("*.png")), default=0)
         self._waiting: list[tuple[Image.Image, str]] = []
 
-    def add(self, picture: Picture) -> Path:
+    def add(self, picture: Picture, on_sheet: bool = True) -> Path:
         """Writes a picture, and a contact sheet whenever there are enough for one."""
         recipe = picture.recipe
         path = self.folder / f"{self._next_number:04d}-{slug(recipe.prompt)}-s{recipe.seed}.png"
         picture.save(path)
         self._next_number += 1
-        self._waiting.append((Image.fromarray(picture.pixels), recipe.prompt))
+        if on_sheet:
+            self._waiting.append((Image.fromarray(picture.pixels), recipe.prompt))
         if len(self._waiting) == PICTURES_PER_SHEET:
             self.finish_sheet()
         return path
@@ -53,14 +55,25 @@ class PictureFolder:
         if not self._waiting:
             return
         pictures, prompts = zip(*self._waiting, strict=True)
-        captions = [_printable(prompt) for prompt in prompts]
-        scale = max(1, round(_CELL_WIDTH / max(picture.width for picture in pictures)))
-        file = io.BytesIO()
-        contact_sheet(pictures, captions=captions, scale=scale).save(file, "PNG")
-        path = free_path(self.folder / "sheet.png")
-        write_atomically(path, file.getvalue())
-        self.sheets.append(path)
+        self.write_sheet(pictures, prompts)
         self._waiting = []
+
+    def write_sheet(
+        self, pictures: Sequence[Image.Image], captions: Sequence[str], columns: int | None = None, name: str = "sheet"
+    ) -> Path:
+        """Writes pictures side by side, with captions, under a name that is free."""
+        scale = max(1, round(_CELL_WIDTH / max(picture.width for picture in pictures)))
+        sheet = contact_sheet(pictures, columns, [_printable(caption) for caption in captions], scale=scale)
+        self.sheets.append(self.write_image(sheet, name))
+        return self.sheets[-1]
+
+    def write_image(self, image: Image.Image, name: str) -> Path:
+        """Writes a picture without a recipe, under a name that is free."""
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        path = free_path(self.folder / f"{name}.png")
+        write_atomically(path, file.getvalue())
+        return path
 
 
 def free_path(path: Path) -> Path:

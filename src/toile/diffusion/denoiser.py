@@ -17,8 +17,8 @@ from toile.diffusion.schedule import NoiseSchedule
 class Network(Protocol):
     """Anything that predicts noise or velocity, for example a U-Net.
 
-    Called with x_in (B, C, H, W) of unit variance, timestep (1 or B,) float32 in 0 to T - 1 and cond (B, L, D);
-    returns a prediction of the shape of x_in.
+    Called with x_in (B, C, H, W) of unit variance, timestep (1 or B,) float32 in 0 to T - 1 and cond (B, L, D),
+    or (B, 2, L, D) with states for keys and for values; returns a prediction of the shape of x_in.
     """
 
     def __call__(self, x_in: Tensor, timestep: Tensor, cond: Tensor, /) -> Tensor: ...

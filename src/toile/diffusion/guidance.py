@@ -20,7 +20,8 @@ class ClassifierFreeGuidance:
 
     Args:
         denoiser: the denoiser to guide.
-        uncond: (1 or B, L, D) text states of the empty or negative prompt; one row serves every image.
+        uncond: (1 or B, L, D) or (1 or B, 2, L, D), as cond, text states of the empty or negative prompt; one serves
+            every image.
         scale: guidance_scale, 1 = off (one network batch of B, bit for bit the plain denoiser).
         interval: guide only at noise levels sigma_low < sigma <= sigma_high (Kynkaanniemi et al. 2024); None = always.
         rescale: 0 to 1, how far the guided prediction's standard deviation is brought back to the conditional one's.
@@ -66,7 +67,7 @@ class ClassifierFreeGuidance:
         Args:
             x: (B, C, H, W), `x0 + sigma * noise`.
             sigma: one noise level for the whole batch, > 0.
-            cond: (B, L, D) text states.
+            cond: (B, L, D) text states, or (B, 2, L, D): states for keys and for values.
 
         Returns:
             denoised, shape and dtype of x.

@@ -23,7 +23,8 @@ def estimated_bytes(model: LatentDiffusion, settings: GenerationSettings) -> int
     batch of guidance; and the decoder's last level, which works at the size of the pictures.
     """
     unet, vae = model.unet.config, model.vae.config
-    pixels = settings.width * settings.height
+    width, height = settings.final_size(vae.downsampling)
+    pixels = width * height
     positions = pixels // vae.downsampling**2
     rows = settings.batch_size * (1 if settings.guidance == 1 else 2)
     kept = sum(
@@ -60,9 +61,10 @@ def check_memory(model: LatentDiffusion, settings: GenerationSettings) -> None:
         ToileError: with the estimate and what is available.
     """
     needed, available = estimated_bytes(model, settings), available_bytes(model.device)
+    width, height = settings.final_size(model.vae.config.downsampling)
     if available is not None and needed > available:
         raise ToileError(
-            f"{settings.batch_size} pictures of {settings.width}x{settings.height} at once need about "
+            f"{settings.batch_size} pictures of {width}x{height} at once need about "
             f"{needed / 1e9:,.1f} GB of memory, {available / 1e9:,.1f} GB are free on {model.device}; "
             "make them smaller or lower the batch size"
         )

@@ -7,9 +7,26 @@ from dataclasses import dataclass, fields, replace
 from toile.diffusion.noise import NUM_SEEDS, image_seeds
 from toile.errors import ToileError
 from toile.generation.source import SourceImage
-from toile.generation_settings import GenerationSettings, check_text, check_whole
+from toile.generation_settings import GenerationSettings, check_prompt, check_whole
+from toile.picture_recipe import Toward
 
 MAX_PICTURES = 1_000_000
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """One picture of a request; the fields are those of its recipe."""
+
+    prompt: str
+    seed: int
+    original: str | None = None
+    toward: Toward | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All prompts that are read for it."""
+        others = (self.original, self.toward.prompt if self.toward else None)
+        return (self.prompt, *(text for text in others if text is not None))
 
 
 @dataclass(frozen=True)
@@ -19,12 +36,17 @@ class GenerateRequest:
     Image i, counted over all prompts, has seed + i: the same picture whatever the batch size.
 
     Attributes:
-        prompts: at least one text of any content; "" asks for nothing in particular.
+        prompts: at least one text, with weights as `toile.text.prompt` says; "" asks for nothing in particular.
         seed: of the first picture, 0 to 2 ** 64 - 1.
         num_images: pictures for each prompt.
         source: a picture to begin with, of the size of the result; with a mask only that part is repainted.
+        original: a prompt whose pictures, of the same seeds, lead the layout (prompt-to-prompt); None for none.
+        toward: another prompt and seed that the pictures lie towards; of several pictures its seed counts up instead
+            of theirs, so that they are variations of one.
+        maps: collect which position looked at which word.
         negative, width, height, steps, guidance, guidance_interval, guidance_rescale, sampler, spacing, eta,
-            strength, batch_size: see `GenerationSettings`.
+            strength, hires_scale, hires_strength, edit_cross, edit_self, batch_size, word_weights: see
+            `GenerationSettings`.
 
     Raises:
         ToileError: a value out of range, with its name and what is allowed.
@@ -34,6 +56,9 @@ class GenerateRequest:
     seed: int = 0
     num_images: int = 1
     source: SourceImage | None = None
+    original: str | None = None
+    toward: Toward | None = None
+    maps: bool = False
     negative: str | None = None
     width: int | None = None
     height: int | None = None
@@ -45,13 +70,24 @@ class GenerateRequest:
     spacing: str | None = None
     eta: float | None = None
     strength: float | None = None
+    hires_scale: float | None = None
+    hires_strength: float | None = None
+    edit_cross: float | None = None
+    edit_self: float | None = None
     batch_size: int | None = None
+    word_weights: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.prompts, str) or not self.prompts:
             raise ToileError(f"prompts is {self.prompts!r}; give a tuple of one or more texts")
         for number, prompt in enumerate(self.prompts, start=1):
-            check_text(f"prompt {number}", prompt)
+            check_prompt(f"prompt {number}", prompt)
+        if self.original is not None:
+            check_prompt("original", self.original)
+            if self.maps or self.source is not None or self.toward is not None:
+                raise ToileError("an edit of another prompt's picture goes with no maps, source or toward")
+        if self.toward is not None:
+            check_prompt("toward", self.toward.prompt)
         check_whole("seed", self.seed, 0, NUM_SEEDS - 1)
         check_whole("num_images", self.num_images, 1, MAX_PICTURES)
         check_whole("number of pictures", len(self.prompts) * self.num_images, 1, MAX_PICTURES)
@@ -63,7 +99,14 @@ class GenerateRequest:
         given = {name: value for name, value in vars(self).items() if name in names and value is not None}
         return replace(defaults, **given)
 
-    def images(self) -> list[tuple[str, int]]:
-        """(prompt, seed) of every picture, in order: all of the first prompt, then all of the second, ..."""
+    def images(self) -> list[ImageRequest]:
+        """Every picture, in order: all of the first prompt, then all of the second, ..."""
         prompts = [prompt for prompt in self.prompts for _ in range(self.num_images)]
-        return list(zip(prompts, image_seeds(self.seed, len(prompts)), strict=True))
+        if self.toward is None:
+            seeds = image_seeds(self.seed, len(prompts))
+            return [ImageRequest(prompt, seed, self.original) for prompt, seed in zip(prompts, seeds, strict=True)]
+        others = image_seeds(self.toward.seed, len(prompts))
+        return [
+            ImageRequest(prompt, self.seed, None, replace(self.toward, seed=other))
+            for prompt, other in zip(prompts, others, strict=True)
+        ]

@@ -217,7 +217,16 @@ class UNet(nn.Module):
         self.conv_out = Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def forward(self, x_in: Tensor, timestep: Tensor, cond: Tensor) -> Tensor:
-        """Predicts from latents (B, C, H, W), timesteps (1 or B,) in 0..999 and words (B, L, M) -> (B, C, H, W)."""
+        """Predicts noise or velocity.
+
+        Args:
+            x_in: (B, C, H, W) latents of unit variance.
+            timestep: (1 or B,) in 0..999.
+            cond: (B, L, M) words, or (B, 2, L, M): the words as keys and as values of cross-attention.
+
+        Returns:
+            (B, C, H, W).
+        """
         features = timestep_features(timestep, self.config.block_out_channels[0])
         # Every block takes SiLU of the time first, so it is taken once here.
         time = F.silu(self.time_embedding(features.to(x_in.dtype)))

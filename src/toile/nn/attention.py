@@ -6,6 +6,8 @@ Parameter names are those of diffusers (`to_q`, `to_out.0`, `ff.net.0.proj`, ...
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,6 +39,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -
     return scores.softmax(-1).to(value.dtype) @ value
 
 
+def probabilities(query: Tensor, key: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) of queries (B, K, N, d) and keys (B, K, L, d): (B, K, N, L) float32, rows sum to 1."""
+    return ((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)).float().softmax(-1)
+
+
 class Attention(nn.Module):
     """Scaled dot-product attention with several heads (Vaswani et al. 2017, sec. 3.2).
 
@@ -44,7 +51,12 @@ class Attention(nn.Module):
         dim: C, width of the queries and of the result; divisible by `num_heads`.
         cond_dim: M, width of what is attended to; `None` for self-attention.
         num_heads: K.
+
+    Attributes:
+        edit: looks at the probabilities (B, K, N, L), float32, and returns those that are used instead; None for none.
     """
+
+    edit: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, dim: int, cond_dim: int | None, num_heads: int) -> None:
         super().__init__()
@@ -57,13 +69,30 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([Linear(dim, dim)])
 
     def forward(self, tokens: Tensor, cond: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
-        """(B, N, C) queries, (B, L, M) words or `None` for the tokens themselves -> (B, N, C), added to `plus`."""
+        """Mixes what the queries look for.
+
+        Args:
+            tokens: (B, N, C) queries.
+            cond: (B, L, M) words; or (B, 2, L, M), the words as keys and as values, which differ where words are
+                weighted; or `None` for the tokens themselves.
+            plus: (B, N, C), what the result is added to.
+
+        Returns:
+            (B, N, C).
+        """
         if cond is None:
             query, key, value = linear_together([self.to_q, self.to_k, self.to_v], tokens)
         else:
             query = self.to_q(tokens)
-            key, value = linear_together([self.to_k, self.to_v], cond)
-        mixed = attend(self._heads(query), self._heads(key), self._heads(value))
+            if cond.ndim == 3:
+                key, value = linear_together([self.to_k, self.to_v], cond)
+            else:
+                key, value = self.to_k(cond[:, 0].contiguous()), self.to_v(cond[:, 1].contiguous())
+        query, key, value = self._heads(query), self._heads(key), self._heads(value)
+        if self.edit is None:
+            mixed = attend(query, key, value)
+        else:
+            mixed = self.edit(probabilities(query, key)).to(value.dtype) @ value
         return self.to_out[0](mixed.transpose(1, 2).flatten(2), plus)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -134,7 +163,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = projection(dim, dim)
 
     def forward(self, features: Tensor, cond: Tensor) -> Tensor:
-        """(B, C, H, W), (B, L, M) -> (B, C, H, W)."""
+        """(B, C, H, W), words as `Attention` takes them -> (B, C, H, W)."""
         tokens = self.proj_in(pixels_to_tokens(self.norm(features)))
         for block in self.transformer_blocks:
             tokens = block(tokens, cond)

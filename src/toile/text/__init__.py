@@ -1,1 +1,1 @@
-"""Text: byte-pair tokens."""
+"""Text: the grammar of prompts, byte-pair tokens in rows, weights of words."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, trainers
@@ -45,6 +46,15 @@ class Encoding:
     ids: tuple[int, ...]
     cut: str
     unknown_words: tuple[str, ...]
+
+
+class Token(NamedTuple):
+    """One token of a text: `text[start:end]`, a part of the text's word number `word`."""
+
+    id: int
+    start: int
+    end: int
+    word: int
 
 
 @dataclass(frozen=True)
@@ -194,6 +204,23 @@ class Tokenizer:
         limit = self.max_length - 2 if truncate else len(encoded.ids)
         return Encoding(tuple(encoded.ids[:limit]), _cut_text(text, encoded, limit), _unknown_words(text, encoded))
 
+    def tokens(self, text: str) -> list[Token]:
+        """All tokens of a text, without start and end, with their places in it; see the module for what a word is."""
+        encoded = self._library.encode(_printable_unicode(text))
+        tokens: list[Token] = []
+        previous: int | None = None
+        for id_, (start, end), word in zip(encoded.ids, encoded.offsets, encoded.word_ids, strict=True):
+            continues = tokens and word is not None and word == previous
+            number = tokens[-1].word + (not continues) if tokens else 0
+            tokens.append(Token(id_, start, end, number))
+            previous = word
+        return tokens
+
+    def row(self, ids: Sequence[int]) -> list[int]:
+        """Up to `max_length` - 2 ids as a row of `max_length`: start, ids, end, padding."""
+        row = [self.start_id, *ids, self.end_id]
+        return row + [self.pad_id] * (self.max_length - len(row))
+
     def batch(self, texts: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
         """Rows of ids for a text encoder: start, tokens, end, padding.
 
@@ -207,8 +234,7 @@ class Tokenizer:
         limit = self.max_length - 2
         rows, cuts = [], []
         for text, encoded in zip(texts, self._library.encode_batch(texts), strict=True):
-            row = [self.start_id, *encoded.ids[:limit], self.end_id]
-            rows.append(row + [self.pad_id] * (self.max_length - len(row)))
+            rows.append(self.row(encoded.ids[:limit]))
             cuts.append(_cut_text(text, encoded, limit))
         return torch.tensor(rows, dtype=torch.int64).reshape(len(texts), self.max_length), tuple(cuts)
 

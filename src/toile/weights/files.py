@@ -13,10 +13,10 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -100,20 +100,24 @@ def read_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
-def load_tensors(path: Path, *, allow_nonfinite: bool = False) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU; they share the file's memory map until written to.
+def load_tensors(path: Path, *, names: Iterable[str] | None = None, allow_nonfinite: bool = False) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, on the CPU; they share the file's memory map until written to.
 
     Args:
         path: the file; its name and suffix do not matter.
+        names: which tensors; all by default.
         allow_nonfinite: accept NaN and infinity.
 
     Raises:
-        WeightsError: as `read_header`; or a tensor holds NaN or infinity.
+        WeightsError: as `read_header`; or a tensor is not there, or holds NaN or infinity.
     """
-    read_header(path)
+    header = read_header(path)
+    wanted = list(header if names is None else names)
+    if missing := [name for name in wanted if name not in header]:
+        raise WeightsError(f"{path} has no tensor {missing[0]!r}")
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in wanted}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: {error}") from error
     if not allow_nonfinite:
@@ -146,7 +150,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = Path(path).read_bytes()
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from error
-    return _parse_object(content, str(path))
+    return parse_json(content, str(path))
 
 
 def _raw_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -162,7 +166,7 @@ def _raw_header(path: Path) -> tuple[dict[str, Any], int]:
             content = file.read(length)
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from error
-    return _parse_object(content, f"{path}: header"), size - 8 - length
+    return parse_json(content, f"{path}: header"), size - 8 - length
 
 
 def _why_not(start: bytes, length: int, size: int) -> str:
@@ -178,7 +182,9 @@ def _why_not(start: bytes, length: int, size: int) -> str:
     return "its header is not a JSON object"
 
 
-def _parse_object(content: bytes, where: str) -> dict[str, Any]:
+def parse_json(content: bytes, where: str) -> dict[str, Any]:
+    """A JSON object from bytes; `where` names them in errors. Refuses what `read_json` refuses."""
+
     def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
@@ -288,9 +294,23 @@ def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 
 
 def write_pieces_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Replaces a file's content by these pieces, wholly or not at all; see `write_by_atomically`."""
+
+    def write(file: BinaryIO) -> None:
+        for piece in pieces:
+            file.write(piece)
+
+    write_by_atomically(path, write)
+
+
+def write_by_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Replaces a file's content wholly or not at all, whatever kills the process or the machine meanwhile.
 
     The content is written beside the file, flushed to the disk and renamed over it. Missing parent folders are made.
+
+    Args:
+        path: the file.
+        write: writes the content into the open file it is given.
 
     Raises:
         WeightsError: disk full, read-only and the like; the earlier file is unchanged and nothing is left beside it.
@@ -300,8 +320,7 @@ def write_pieces_atomically(path: Path, pieces: Iterable[bytes | memoryview]) ->
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "xb") as file:
-            for piece in pieces:
-                file.write(piece)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)

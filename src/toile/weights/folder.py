@@ -1,7 +1,10 @@
-"""Component folders in the layout of diffusers and transformers: `config.json` beside one safetensors file.
+"""Component folders in the layout of diffusers and transformers: `config.json` beside the weights.
+
+The weights are one safetensors file, several of them with an index, or, in old folders, a file of torch.save.
 
 Configs are frozen dataclasses whose field names are the JSON keys. Two optional class attributes say what a config
-does not mind: `IGNORED` (keys of config.json without a field) and `IGNORED_WEIGHTS` (tensors without a parameter).
+does not mind: `IGNORED` (keys of config.json without a field) and `IGNORED_WEIGHTS` (tensors without a parameter);
+for the networks of Stable Diffusion, `neutral_values` says it.
 """
 
 from __future__ import annotations
@@ -16,14 +19,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from toile.schema import build_config
+from toile.weights.checkpoint import open_checkpoint
 from toile.weights.files import (
     WeightsError,
     is_finite,
-    load_tensors,
     read_json,
     save_tensors,
     write_json_atomically,
 )
+from toile.weights.names import current_names
+from toile.weights.neutral_values import IGNORED_WEIGHTS, without_neutral
 
 
 class Dataclass(Protocol):
@@ -42,6 +47,18 @@ WEIGHTS_NAMES = (
     "diffusion_pytorch_model.fp16.safetensors",
     "model.fp16.safetensors",
 )
+# Every way in which diffusers and transformers name the weights, the most exact first; an index names further files.
+_INDEXED = ("diffusion_pytorch_model.safetensors.index.json", "model.safetensors.index.json")
+_PICKLED = ("diffusion_pytorch_model.bin", "pytorch_model.bin")
+_ALL_NAMES = (
+    *WEIGHTS_NAMES[:2],
+    *_INDEXED,
+    *WEIGHTS_NAMES[2:],
+    *(name.replace(".index.json", ".index.fp16.json") for name in _INDEXED),
+    *_PICKLED,
+    *(name.replace(".bin", ".bin.index.json") for name in _PICKLED),
+    *(name.replace(".bin", ".fp16.bin") for name in _PICKLED),
+)
 _LISTED_MISMATCHES = 10
 
 
@@ -55,7 +72,7 @@ def read_config(path: Path, config_class: type[ConfigT]) -> ConfigT:
         WeightsError: the file is missing or no JSON object.
         ToileError: an unknown key, a missing key, a value of another type, or one that the dataclass refuses.
     """
-    return build_config(config_class, read_json(path), str(path))
+    return build_config(config_class, without_neutral(config_class, read_json(path), str(path)), str(path))
 
 
 def write_config(path: Path, config: Dataclass, extra: Mapping[str, Any]) -> None:
@@ -108,16 +125,21 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], what: str) ->
         WeightsError: names that are missing or unexpected, or other shapes; the first ten are listed.
     """
     expected = module.state_dict()
-    mismatches = _mismatches(expected, tensors)
+    check_fit(expected, tensors, what, type(module).__name__)
+    on_meta = any(tensor.is_meta for tensor in expected.values())
+    module.load_state_dict(dict(tensors), strict=True, assign=on_meta)
+
+
+def check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str, network: str) -> None:
+    """Refuses tensors whose names, shapes or kinds are not the expected ones; the first ten mismatches are listed."""
+    mismatches = _mismatches(expected, given)
     if mismatches:
         listed = "; ".join(mismatches[:_LISTED_MISMATCHES])
         more = len(mismatches) - _LISTED_MISMATCHES
         raise WeightsError(
-            f"{what} does not fit {type(module).__name__} ({len(mismatches)} mismatches): {listed}"
+            f"{what} does not fit {network} ({len(mismatches)} mismatches): {listed}"
             + (f"; and {more} more" if more > 0 else "")
         )
-    on_meta = any(tensor.is_meta for tensor in expected.values())
-    module.load_state_dict(dict(tensors), strict=True, assign=on_meta)
 
 
 def _mismatches(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
@@ -134,18 +156,69 @@ def _mismatches(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> 
 
 
 def find_weights(folder: Path) -> Path:
-    """The safetensors file of a component folder.
+    """The one file of weights of a component folder.
 
     Raises:
-        WeightsError: there is none.
+        WeightsError: there is none, or the weights are in several files.
     """
-    for name in WEIGHTS_NAMES:
+    files = component_files(folder)
+    if len(files) > 1:
+        raise WeightsError(f"{folder}: the weights are in {len(files)} files; make them one with `toile convert`")
+    return files[0]
+
+
+def component_files(folder: Path) -> tuple[Path, ...]:
+    """The files of weights of a component folder; more than one where an index lists them.
+
+    Raises:
+        WeightsError: there are none, or an index names what is no file of the folder.
+    """
+    for name in _ALL_NAMES:
         if (folder / name).is_file():
-            return folder / name
+            return _indexed_files(folder / name) if name.endswith(".json") else (folder / name,)
     if not folder.is_dir():
         raise WeightsError(f"{folder}: no such folder")
     others = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json"))
     raise WeightsError(f"{folder} has none of {', '.join(WEIGHTS_NAMES)}; it has {', '.join(others) or 'no weights'}")
+
+
+def _indexed_files(index: Path) -> tuple[Path, ...]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise WeightsError(f"{index} must have a weight_map of tensors' names to names of files")
+    names = sorted(set(places.values()))
+    for name in names:
+        if Path(name).name != name or "\\" in name or not (index.parent / name).is_file():
+            raise WeightsError(f"{index} names {name!r:.100}, which is no file beside it")
+    return tuple(index.parent / name for name in names)
+
+
+def component_tensors(
+    folder: Path, expected: Mapping[str, Tensor], ignored: frozenset[str] = frozenset()
+) -> dict[str, Tensor]:
+    """The tensors of a component folder under our names, in the dtypes of the files.
+
+    Args:
+        folder: holds the weights.
+        expected: the tensors of the network, on any device, by name.
+        ignored: names that are left out.
+
+    Raises:
+        WeightsError: a file is missing or damaged, or two hold the same tensor.
+    """
+    result: dict[str, Tensor] = {}
+    for path in component_files(folder):
+        checkpoint = open_checkpoint(path)
+        names = {given: ours for given, ours in current_names(checkpoint.shapes, expected).items()}
+        wanted = [given for given, ours in names.items() if ours not in ignored]
+        for given, tensor in checkpoint.load(wanted).items():
+            name = names[given]
+            if name in result:
+                raise WeightsError(f"{path}: {name} is there twice, or also in another file of the folder")
+            # The autoencoder's attention once was 1x1 convolutions.
+            as_matrix = tensor.dim() == 4 and name in expected and expected[name].dim() == 2
+            result[name] = tensor.flatten(1) if as_matrix else tensor
+    return result
 
 
 def load_component(
@@ -157,7 +230,7 @@ def load_component(
     """Builds a network from its folder, on the CPU.
 
     Args:
-        folder: holds config.json and one of `WEIGHTS_NAMES`.
+        folder: holds config.json and the weights, see `component_files`.
         build: makes the network from its config; it runs on the meta device, so no random weights are drawn.
         config_class: the dataclass of the network's config.
         dtype: floating-point tensors are converted to it; those that have it already stay mapped to the file.
@@ -167,11 +240,30 @@ def load_component(
     """
     folder = Path(folder)
     config = read_config(folder / CONFIG_NAME, config_class)
-    path = find_weights(folder)
-    ignored: frozenset[str] = getattr(config_class, "IGNORED_WEIGHTS", frozenset())
-    tensors = {name: tensor for name, tensor in _floats_to(dtype, load_tensors(path)).items() if name not in ignored}
     module = build_empty(build, config)
-    load_weights(module, tensors, str(path))
+    tensors = component_tensors(folder, module.state_dict(), ignored_weights(config_class))
+    return fill_component(module, tensors, dtype, ", ".join(map(str, component_files(folder))))
+
+
+def ignored_weights(config_class: type) -> frozenset[str]:
+    """Names of tensors that may lie beside the weights of a network and are no part of it."""
+    own: frozenset[str] = getattr(config_class, "IGNORED_WEIGHTS", frozenset())
+    return own | IGNORED_WEIGHTS.get(config_class, frozenset())
+
+
+def fill_component(module: ModuleT, tensors: Mapping[str, Tensor], dtype: torch.dtype, what: str) -> ModuleT:
+    """Gives a network of `build_empty` its weights.
+
+    Args:
+        module: is on the meta device.
+        tensors: its weights by name; floating-point ones are converted to `dtype`.
+        dtype: of the network.
+        what: names the tensors in errors: the file, usually.
+
+    Raises:
+        WeightsError: they do not fit.
+    """
+    load_weights(module, _floats_to(dtype, tensors), what)
     unfilled = [name for name, tensor in module.named_buffers() if tensor.is_meta]
     if unfilled:
         raise RuntimeError(
