@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +30,7 @@ def generate(
     num: Annotated[int, Parameter(name=["--num", "-n"])] = 1,
     seed: int | None = None,
     out: Path = Path("pictures"),
+    like: Path | None = None,
     image: Path | None = None,
     strength: float | None = None,
     mask: Path | None = None,
@@ -72,6 +73,7 @@ def generate(
         num: pictures for each prompt.
         seed: of the first picture; the next ones have seed + 1, seed + 2, ... Without it one is drawn and printed.
         out: folder for the pictures; files in it are never overwritten.
+        like: take prompt, seed and settings from a picture made by toile, A1111, Fooocus, InvokeAI or ComfyUI.
         image: a picture to begin with, brought to the size of the result.
         strength: how much of it is made anew: above 0, to 1 = all.
         mask: a picture that is bright where image is repainted and dark where it is kept.
@@ -103,34 +105,41 @@ def generate(
         batch_size: pictures made together.
         json_output: print the result as JSON.
     """
+    from toile.cli.like_flag import fill_in, read_likeness
+
+    likeness = None if like is None else read_likeness(like)
+    if likeness is not None and prompt is None and prompts_file is None:
+        prompt = likeness.prompt
     prompts = read_prompts(prompt, prompts_file)
     wording = read_wording(style or (), styles_file, wildcards)
     width, height = (None, None) if size is None else parse_size(size)
+    if seed is None:
+        seed = likeness.seed if likeness is not None and likeness.seed is not None else _drawn_seed()
+    given = {
+        "negative": negative,
+        "width": width,
+        "height": height,
+        "steps": steps,
+        "guidance": guidance,
+        "guidance_interval": guidance_interval,
+        "guidance_rescale": guidance_rescale,
+        "sampler": sampler,
+        "spacing": spacing,
+        "eta": eta,
+        "strength": strength,
+        "hires_scale": hires,
+        "hires_strength": hires_strength,
+        "edit_cross": None,
+        "edit_self": None,
+        "word_weights": word_weights,
+    }
 
     from toile.cli.picture_folder import PictureFolder
     from toile.cli.source_flags import begin_with, open_source
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
 
-    request = GenerateRequest(
-        prompts,
-        secrets.randbelow(_LARGEST_DRAWN_SEED) if seed is None else seed,
-        num,
-        negative=negative,
-        width=width,
-        height=height,
-        steps=steps,
-        guidance=guidance,
-        guidance_interval=guidance_interval,
-        guidance_rescale=guidance_rescale,
-        sampler=sampler,
-        spacing=spacing,
-        eta=eta,
-        strength=strength,
-        batch_size=batch_size,
-        word_weights=word_weights,
-    )
-    request = replace(request, maps=maps, hires_scale=hires, hires_strength=hires_strength)
+    request = GenerateRequest(prompts, seed, num, maps=maps, batch_size=batch_size, **fill_in(given, likeness))
     if variation is not None or variation_seed is not None:
         request = varied(request, variation_seed, variation)
     beginning = open_source(image, mask, extend, strength)
@@ -140,7 +149,7 @@ def generate(
     if beginning is not None:
         request = begin_with(*beginning, request, loaded, fit, mask_blur)
     started = time.monotonic()
-    result = _make(loaded, request, folder)
+    result = _make(loaded, request, folder, () if likeness is None else likeness.notes)
     result["seconds"] = round(time.monotonic() - started, 3)
     print(json.dumps(result, indent=2) if json_output else _summary(result))
     return 0
@@ -161,6 +170,10 @@ def parse_size(text: str) -> tuple[int, int]:
     raise ToileError(f"size is {text!r}; write width x height in pixels, for example 64x80")
 
 
+def _drawn_seed() -> int:
+    return secrets.randbelow(_LARGEST_DRAWN_SEED)
+
+
 def varied(request: GenerateRequest, seed: int | None, share: float | None) -> GenerateRequest:
     """The request for variations of the picture of its seed.
 
@@ -173,11 +186,13 @@ def varied(request: GenerateRequest, seed: int | None, share: float | None) -> G
         raise ToileError("--variation-seed says which variations; add --variation SHARE, for example 0.2")
     if len(request.prompts) != 1:
         raise ToileError(f"variations are of one picture; {len(request.prompts)} prompts were given")
-    other = secrets.randbelow(_LARGEST_DRAWN_SEED) if seed is None else seed
+    other = _drawn_seed() if seed is None else seed
     return replace(request, toward=Toward(request.prompts[0], other, share))
 
 
-def _make(model: LatentDiffusion, request: GenerateRequest, folder: PictureFolder) -> dict[str, Any]:
+def _make(
+    model: LatentDiffusion, request: GenerateRequest, folder: PictureFolder, notes: Sequence[str]
+) -> dict[str, Any]:
     from toile.cli.progress import ProgressDisplay
     from toile.device import dtype_name
     from toile.generation.pictures import GenerateStep
@@ -190,7 +205,7 @@ def _make(model: LatentDiffusion, request: GenerateRequest, folder: PictureFolde
     result |= {"device": str(model.device), "dtype": dtype_name(model.dtype)}
     with ProgressDisplay("generate") as display:
         display.print(f"{model.origin} on {result['device']} in {result['dtype']}, seed {request.seed}")
-        for note in model.notes:
+        for note in (*notes, *model.notes):
             display.print(note)
         for line in _long_prompts(model, request):
             display.print(line)

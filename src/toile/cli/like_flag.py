@@ -1,0 +1,59 @@
+"""The flag that takes settings from a picture: one made by toile, or by another program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from toile.errors import ToileError
+from toile.foreign_recipe import read_foreign_recipe
+from toile.generation_settings import GenerationSettings
+from toile.picture_recipe import CHUNK, read_recipe, read_texts
+
+_NOT_OF_A_PICTURE = {"batch_size"}
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What a picture says of how it was made.
+
+    Attributes:
+        prompt: its words.
+        seed: None if it does not say.
+        settings: fields of `GenerateRequest` by name.
+        notes: what could not be used, a sentence each.
+    """
+
+    prompt: str
+    seed: int | None
+    settings: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def read_likeness(path: Path) -> Likeness:
+    """Reads a picture's recipe, whoever wrote it.
+
+    Raises:
+        ToileError: no picture, or none that says how it was made.
+    """
+    if CHUNK in read_texts(path):
+        recipe = read_recipe(path)
+        names = [field.name for field in fields(GenerationSettings) if field.name not in _NOT_OF_A_PICTURE]
+        return Likeness(recipe.prompt, recipe.seed, {name: getattr(recipe.settings, name) for name in names})
+    foreign = read_foreign_recipe(path)
+    notes = [f"{path.name} was made by {foreign.program}: the picture will be a relative of it, not a copy"]
+    notes += [f"not used: {entry}" for entry in foreign.unused]
+    settings = {**foreign.settings, "negative": foreign.negative or None}
+    return Likeness(foreign.prompt, foreign.seed, settings, tuple(notes))
+
+
+def fill_in(given: Mapping[str, Any], likeness: Likeness | None) -> dict[str, Any]:
+    """The settings that were typed, and those of the likeness for what was not."""
+    if likeness is None:
+        return dict(given)
+    unknown = set(likeness.settings) - set(given)
+    if unknown:
+        raise ToileError(f"a picture's settings {', '.join(sorted(unknown))} have no flag")
+    return {name: likeness.settings.get(name) if value is None else value for name, value in given.items()}
