@@ -17,6 +17,7 @@ MAX_GUIDANCE = 100.0
 MAX_HIRES_SCALE = 4.0
 MAX_BATCH_SIZE = 1024
 MAX_PROMPT_LENGTH = 100_000
+SAFETY_ACTIONS = ("blur", "refuse", "report", "off")
 ETA_SAMPLERS = ("ddim", "euler_ancestral", "dpmpp_2m_sde")
 
 
@@ -43,6 +44,8 @@ class GenerationSettings:
         batch_size: pictures that pass the networks together, 1 to 1024.
         word_weights: what a weight like that of (word:1.3) does: "embedding" multiplies the word's text states, as the
             A1111 web UI, "attention" its part in the cross-attention; see `toile.text.word_weights`.
+        safety: what happens to pictures that the model's safety checker flags, if it has one: "blur" them, "refuse" to
+            make them, only "report" it; "off" does not ask.
 
     Raises:
         ToileError: a value out of range, with its name and what is allowed.
@@ -65,6 +68,7 @@ class GenerationSettings:
     negative: str = ""
     batch_size: int = 1
     word_weights: str = "embedding"
+    safety: str = "blur"
 
     def __post_init__(self) -> None:
         check_whole("width", self.width, 1, MAX_SIDE)
@@ -84,6 +88,8 @@ class GenerationSettings:
         check_prompt("negative", self.negative)
         if self.word_weights not in WORD_WEIGHTS:
             raise ToileError(f"word_weights is {self.word_weights!r}; allowed: {', '.join(WORD_WEIGHTS)}")
+        if self.safety not in SAFETY_ACTIONS:
+            raise ToileError(f"safety is {self.safety!r}; allowed: {', '.join(SAFETY_ACTIONS)}")
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
             if not 0 <= low < high < math.inf:

@@ -34,6 +34,7 @@ from toile.model_folder import (
     write_model_index,
 )
 from toile.models.clip import CLIPTextConfig, CLIPTextModel
+from toile.models.safety_checker import SafetyChecker, SafetyCheckerConfig
 from toile.models.unet import UNet, UNetConfig
 from toile.models.vae import VAE, VAEConfig
 from toile.nn.layers import pack_weights
@@ -180,6 +181,15 @@ class LatentDiffusion:
     def dtype(self) -> torch.dtype:
         """What the networks compute in."""
         return self.unet.conv_in.weight.dtype
+
+    @cached_property
+    def safety_checker(self) -> SafetyChecker | None:
+        """The safety checker in the model's folder, read when it is first asked for; None if there is none."""
+        folder = Path(self.origin or "") / "safety_checker"
+        if self.origin is None or not folder.is_dir():
+            return None
+        checker = load_component(folder, SafetyChecker, SafetyCheckerConfig, self.dtype)
+        return checker.eval().requires_grad_(False).to(self.device)
 
     @cached_property
     def facts(self) -> ModelFacts | None:

@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from toile.models.safety_checker import PublishedVisionConfig, SafetyChecker, SafetyCheckerConfig, clip_input
-from toile.weights.files import load_tensors
-from toile.weights.folder import load_weights, read_config
+from toile.weights.folder import load_component
 
 VISION = {
     "hidden_size": 32,
@@ -45,15 +44,7 @@ def theirs(randomize: Callable[[nn.Module], None]) -> StableDiffusionSafetyCheck
 def ours(theirs: StableDiffusionSafetyChecker, tmp_path_factory: pytest.TempPathFactory) -> SafetyChecker:
     folder = tmp_path_factory.mktemp("safety_checker")
     theirs.save_pretrained(folder)
-    # Published files have the names of earlier releases of transformers, one level deeper.
-    inner = "vision_model.vision_model."
-    tensors = load_tensors(folder / "model.safetensors")
-    tensors = {
-        name if name.startswith(inner) else name.replace("vision_model.", inner): tensors[name] for name in tensors
-    }
-    checker = SafetyChecker(read_config(folder / "config.json", SafetyCheckerConfig)).requires_grad_(False)
-    load_weights(checker, tensors, "the saved checker")
-    return checker
+    return load_component(folder, SafetyChecker, SafetyCheckerConfig, torch.float32)
 
 
 def random_images() -> Tensor:

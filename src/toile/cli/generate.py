@@ -55,6 +55,7 @@ def generate(
     device: str = "auto",
     dtype: str = "auto",
     word_weights: str | None = None,
+    safety: str | None = None,
     style: list[str] | None = None,
     styles_file: Path | None = None,
     wildcards: Path | None = None,
@@ -98,6 +99,7 @@ def generate(
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: auto, float32, bfloat16 or float16.
         word_weights: what weights act on: embedding (the words' states) or attention (how much they add).
+        safety: what happens to pictures that the model's safety checker flags: blur, refuse, report, or off.
         style: name of a style to apply; may be given several times.
         styles_file: a CSV file of styles with the columns name,prompt,negative_prompt.
         wildcards: a folder; __colour__ in a prompt becomes a line of its colour.txt, chosen by the picture's seed.
@@ -132,6 +134,7 @@ def generate(
         "edit_cross": None,
         "edit_self": None,
         "word_weights": word_weights,
+        "safety": safety,
     }
 
     from toile.cli.picture_folder import PictureFolder
@@ -255,6 +258,7 @@ def _entry(picture: Picture, path: Path) -> dict[str, Any]:
         "seed": recipe.seed,
         "dtype": recipe.machine.dtype,
         "warnings": list(picture.warnings),
+        "safety": None if picture.safety is None else asdict(picture.safety),
     }
 
 

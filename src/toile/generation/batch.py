@@ -27,6 +27,7 @@ from toile.generation.source import EncodedSource, SourceImage, encode_source, s
 from toile.generation.word_maps import WordMaps
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion, PromptForm
+from toile.models.safety_checker import SafetyScores
 
 _SAMPLERS_WITH_ETA = {"ddim": ddim, "euler_ancestral": euler_ancestral, "dpmpp_2m_sde": dpmpp_2m_sde}
 _BLACK = -1 + 1 / 255  # decoded values below it round to 0
@@ -64,10 +65,12 @@ class Made:
     Attributes:
         pixels: (B, H, W, 3) uint8.
         maps: (B, L, h, w) float32, how much each position looked at each token, if that was asked for.
+        safety: what the model's safety checker says of each picture, if it was asked.
     """
 
     pixels: Tensor
     maps: Tensor | None
+    safety: tuple[SafetyScores, ...] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +138,16 @@ class Batch:
             return None
         if bool((decoded.flatten(1).amax(1) < _BLACK).any()):
             return None
-        pasted = decoded if start.source is None else start.source.pasted(decoded)
-        return Made(pixels_from_images(pasted).cpu(), None if maps is None else maps.maps().cpu())
+        images = decoded if start.source is None else start.source.pasted(decoded)
+        safety = self._checked(model, images)
+        if safety is not None and self.settings.safety == "blur":
+            images = torch.stack([blurred(i) if s.flagged else i for i, s in zip(images, safety, strict=True)])
+        return Made(pixels_from_images(images).cpu(), None if maps is None else maps.maps().cpu(), safety)
+
+    def _checked(self, model: LatentDiffusion, images: Tensor) -> tuple[SafetyScores, ...] | None:
+        if self.settings.safety == "off" or model.safety_checker is None:
+            return None
+        return tuple(model.safety_checker(images))
 
     def _word_maps(self, model: LatentDiffusion) -> WordMaps | None:
         if not self.with_maps:
@@ -236,6 +247,13 @@ class Batch:
         alignments = [align(original, edited, form.num_rows) for original, edited in pairs]
         shares = EditShares(self.settings.edit_cross, self.settings.edit_self)
         return PromptToPrompt(denoiser, model.unet, alignments, sigmas, shares)
+
+
+def blurred(image: Tensor) -> Tensor:
+    """An image (3, H, W) in which only large areas of colour are left: a sixteenth of the size, enlarged again."""
+    height, width = image.shape[-2:]
+    small = F.interpolate(image[None], (max(1, height // 16), max(1, width // 16)), mode="area")
+    return F.interpolate(small, (height, width), mode="bicubic", align_corners=False)[0]
 
 
 def form_of(images: Sequence[ImageRequest], model: LatentDiffusion, settings: GenerationSettings) -> PromptForm:

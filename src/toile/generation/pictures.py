@@ -27,6 +27,7 @@ from toile.generation.request import GenerateRequest, ImageRequest
 from toile.generation.source import SourceImage, blank_source
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion
+from toile.models.safety_checker import SafetyScores
 from toile.picture_recipe import Machine, PictureRecipe, write_png
 from toile.text.rows import tokenize_prompt
 
@@ -40,6 +41,7 @@ class Picture:
         pixels: (H, W, 3) uint8.
         recipe: how to make it again.
         source: what it began with, if not with noise alone.
+        safety: what the model's safety checker says of it, if there is one and it was asked.
         maps: (L, h, w) float32, how much each position looked at each token of the prompt, if that was asked for.
         warnings: what a person should know, for example which part of the prompt was cut.
     """
@@ -48,6 +50,7 @@ class Picture:
     pixels: np.ndarray
     recipe: PictureRecipe
     source: SourceImage | None = None
+    safety: SafetyScores | None = None
     maps: Tensor | None = None
     warnings: tuple[str, ...] = ()
 
@@ -72,7 +75,7 @@ def generate(model: LatentDiffusion, request: GenerateRequest) -> Generator[Even
     Raises:
         ToileError: the model cannot make what is asked for, or not with the memory there is: at once, before any
             allocation.
-        WorkFailedError: later, if pictures are not finite or all black even in float32.
+        WorkFailedError: later, if pictures are not finite or all black even in float32, or refused for safety.
     """
     settings = _resolved(request.settings_over(model.defaults), model)
     source = _checked_source(request.source, model, settings)
@@ -179,13 +182,30 @@ def _pictures(batch: Batch, made: Made, model: LatentDiffusion, retried: bool) -
         warnings = [_cut_warning("prompt", cut)] if cut else []
         warnings += [_cut_warning("negative prompt", negative_cut)] if negative_cut else []
         warnings += ["was black or not finite in half precision, so it was made in float32"] if retried else []
+        safety = None if made.safety is None else made.safety[row]
+        if safety is not None and safety.flagged:
+            told = _safety_warning(safety, batch.settings.safety)
+            if batch.settings.safety == "refuse":
+                raise WorkFailedError(f"picture {batch.first + row + 1} of seed {image.seed} {told}")
+            warnings.append(told)
         maps = None if made.maps is None else made.maps[row]
-        yield Picture(batch.first + row, made.pixels[row].numpy(), recipe, batch.source, maps, tuple(warnings))
+        pixels = made.pixels[row].numpy()
+        yield Picture(batch.first + row, pixels, recipe, batch.source, safety, maps, tuple(warnings))
 
 
 def _machine(model: LatentDiffusion) -> Machine:
     threads = torch.get_num_threads()
     return Machine(__version__, torch.__version__, model.device.type, dtype_name(model.dtype), threads)
+
+
+_SAFETY_TOLD = {"blur": "it was blurred", "refuse": "it is not shown", "report": "nothing was done to it"}
+
+
+def _safety_warning(safety: SafetyScores, action: str) -> str:
+    number, score = safety.highest
+    return (
+        f"was flagged by the safety checker (concept {number}, {score:+.3f} over its threshold): {_SAFETY_TOLD[action]}"
+    )
 
 
 def _cut_warning(what: str, cut: str) -> str:

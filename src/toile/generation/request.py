@@ -45,7 +45,7 @@ class GenerateRequest:
             of theirs, so that they are variations of one.
         maps: collect which position looked at which word.
         negative, width, height, steps, guidance, guidance_interval, guidance_rescale, sampler, spacing, eta,
-            strength, hires_scale, hires_strength, edit_cross, edit_self, batch_size, word_weights: see
+            strength, hires_scale, hires_strength, edit_cross, edit_self, batch_size, word_weights, safety: see
             `GenerationSettings`.
 
     Raises:
@@ -76,6 +76,7 @@ class GenerateRequest:
     edit_self: float | None = None
     batch_size: int | None = None
     word_weights: str | None = None
+    safety: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.prompts, str) or not self.prompts:

@@ -134,6 +134,7 @@ _OTHER_NAMES = (
     (re.compile(r"(attentions\.\d+)\.value\."), r"\1.to_v."),
     (re.compile(r"(attentions\.\d+)\.proj_attn\."), r"\1.to_out.0."),
     (re.compile(r"^(embeddings|encoder|final_layer_norm)\."), r"text_model.\1."),
+    (re.compile(r"^vision_model\.(?!vision_model\.)"), r"vision_model.vision_model."),
 )
 
 
