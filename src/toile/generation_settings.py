@@ -15,6 +15,7 @@ MAX_SIDE = 8192
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
 MAX_HIRES_SCALE = 4.0
+MAX_CANDIDATES = 64
 MAX_BATCH_SIZE = 1024
 MAX_PROMPT_LENGTH = 100_000
 SAFETY_ACTIONS = ("blur", "refuse", "report", "off")
@@ -42,6 +43,7 @@ class GenerationSettings:
             where words act, and which positions belong together; 0 to 1.
         negative: what pictures should not show; "" = nothing in particular.
         batch_size: pictures that pass the networks together, 1 to 1024.
+        noise_candidates: 1 to 64; of so many noises to begin with, the one that answers the prompt best is taken.
         word_weights: what a weight like that of (word:1.3) does: "embedding" multiplies the word's text states, as the
             A1111 web UI, "attention" its part in the cross-attention; see `toile.text.word_weights`.
         safety: what happens to pictures that the model's safety checker flags, if it has one: "blur" them, "refuse" to
@@ -67,6 +69,7 @@ class GenerationSettings:
     edit_self: float = 0.4
     negative: str = ""
     batch_size: int = 1
+    noise_candidates: int = 1
     word_weights: str = "embedding"
     safety: str = "blur"
 
@@ -74,6 +77,7 @@ class GenerationSettings:
         check_whole("width", self.width, 1, MAX_SIDE)
         check_whole("height", self.height, 1, MAX_SIDE)
         check_whole("steps", self.steps, 1, MAX_STEPS)
+        check_whole("noise_candidates", self.noise_candidates, 1, MAX_CANDIDATES)
         check_whole("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
         check_number("guidance", self.guidance, 0.0, MAX_GUIDANCE)
         check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from toile.errors import ToileError
+from toile.generation.noise_search import response
 from toile.generation.pictures import GenerateStep, Picture, generate
 from toile.generation.replay import replay
 from toile.generation.request import GenerateRequest
@@ -145,3 +146,31 @@ def test_every_mode_is_made_again(tiny_model: LatentDiffusion, tmp_path: Path, c
     pictures[1].save(tmp_path / "picture.png")
     assert read_recipe(tmp_path / "picture.png") == pictures[1].recipe
     assert replay(tmp_path / "picture.png", tiny_model).identical
+
+
+# ------------------------------------------------------------------------------------------------------ noise search
+
+
+def test_the_least_answered_word_decides() -> None:
+    maps = torch.zeros(3, 4, 2, 2)
+    maps[0, 1, 0, 0], maps[0, 2, 1, 1] = 0.9, 0.1
+    maps[1, 1, 0, 0], maps[1, 2, 1, 1] = 0.4, 0.3
+    maps[2, 1, 0, 0], maps[2, 2, 1, 1], maps[2, 3, 1, 1] = 0.4, 0.1, 0.15
+    torch.testing.assert_close(response(maps, [(1,), (2, 3)]), torch.tensor([0.1, 0.3, 0.25]))
+
+
+def test_of_several_noises_one_is_chosen_the_same_in_any_batch(tiny_model: LatentDiffusion, tmp_path: Path) -> None:
+    searched = replace(REQUEST, noise_candidates=5, num_images=3)
+    together = make(tiny_model, searched)
+    alone = [make(tiny_model, replace(searched, num_images=1, seed=3 + number))[0] for number in range(3)]
+    for one, other in zip(together, alone, strict=True):
+        assert np.abs(one.pixels.astype(int) - other.pixels.astype(int)).max() <= 1
+    plain = make(tiny_model, replace(REQUEST, num_images=3))
+    assert any(difference(one, other) > 1 for one, other in zip(together, plain, strict=True))
+    together[1].save(tmp_path / "picture.png")
+    assert replay(tmp_path / "picture.png", tiny_model).identical
+
+
+def test_a_prompt_without_words_keeps_its_noise(tiny_model: LatentDiffusion) -> None:
+    plain, searched = (make(tiny_model, replace(REQUEST, prompts=("",), noise_candidates=n)) for n in (1, 4))
+    assert np.array_equal(plain[0].pixels, searched[0].pixels)

@@ -54,6 +54,7 @@ def generate(
     model: str = "fashion",
     device: str = "auto",
     dtype: str = "auto",
+    init_noise: str | None = None,
     word_weights: str | None = None,
     safety: str | None = None,
     style: list[str] | None = None,
@@ -98,6 +99,7 @@ def generate(
         model: the name of the bundled model, or a model folder.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: auto, float32, bfloat16 or float16.
+        init_noise: search:8 begins with that of 8 noises which answers all words of the prompt best.
         word_weights: what weights act on: embedding (the words' states) or attention (how much they add).
         safety: what happens to pictures that the model's safety checker flags: blur, refuse, report, or off.
         style: name of a style to apply; may be given several times.
@@ -133,6 +135,7 @@ def generate(
         "hires_strength": hires_strength,
         "edit_cross": None,
         "edit_self": None,
+        "noise_candidates": None if init_noise is None else parse_init_noise(init_noise),
         "word_weights": word_weights,
         "safety": safety,
     }
@@ -171,6 +174,20 @@ def parse_size(text: str) -> tuple[int, int]:
     except ValueError:
         pass  # falls through to the one message for all that is wrong
     raise ToileError(f"size is {text!r}; write width x height in pixels, for example 64x80")
+
+
+def parse_init_noise(text: str) -> int:
+    """ "search:8" -> 8, "plain" -> 1.
+
+    Raises:
+        ToileError: it is neither.
+    """
+    name, _, number = text.partition(":")
+    if text == "plain":
+        return 1
+    if name == "search" and number.isdigit():
+        return int(number)
+    raise ToileError(f"init-noise is {text!r}; write search:8 for the best of 8, or plain")
 
 
 def _drawn_seed() -> int:

@@ -21,6 +21,7 @@ from toile.diffusion.samplers import SamplerStep, ddim, dpmpp_2m_sde, euler_ance
 from toile.diffusion.samplers.steps import Denoise, NoiseSource
 from toile.diffusion.schedule import start_latents
 from toile.generation.attention_control import EditedAttention
+from toile.generation.noise_search import best_candidate, candidate_draw
 from toile.generation.prompt_to_prompt import EditShares, PromptToPrompt, align
 from toile.generation.request import ImageRequest
 from toile.generation.source import EncodedSource, SourceImage, encode_source, steps_of_strength
@@ -175,9 +176,28 @@ class Batch:
         sigmas = model.schedule.sampling_sigmas(settings.steps, settings.spacing)
         source = encode_source(model, self.source) if self.source is not None else None
         if source is None or settings.strength == 1:
-            return _Pass(start_latents(noise(0), sigmas[0]).to(model.device), sigmas, noise, source)
+            start = start_latents(noise(0), sigmas[0]).to(model.device)
+            return _Pass(self._searched(model, start, sigmas[0], noise), sigmas, noise, source)
         sigmas = steps_of_strength(sigmas, settings.strength)
         return _Pass(source.latents + noise(0).to(model.device) * float(sigmas[0]), sigmas, noise, source)
+
+    def _searched(self, model: LatentDiffusion, start: Tensor, sigma: Tensor, noise: NoiseSource) -> Tensor:
+        """For each row the start, among as many as the settings ask for, that answers its prompt best."""
+        if self.settings.noise_candidates == 1:
+            return start
+        others = [
+            start_latents(noise(candidate_draw(number)), sigma).to(model.device)
+            for number in range(1, self.settings.noise_candidates)
+        ]
+        candidates = torch.stack([start, *others], dim=1)  # (rows, K, C, h, w)
+        form = form_of(self.images, model, self.settings)
+        denoiser = Denoiser(model.unet, model.schedule, model.dtype)
+        chosen = []
+        for row, of_row in zip(self.rows, candidates, strict=True):
+            encoded = model.encode_prompts([row.prompt], self.settings.word_weights, form)
+            best = best_candidate(denoiser, model.unet, of_row, sigma, encoded.states, encoded.tokens[0])
+            chosen.append(of_row[best])
+        return torch.stack(chosen)
 
     def _second_pass(self, model: LatentDiffusion, x: Tensor) -> _Pass:
         """Image-to-image from the enlarged result of the first pass."""

@@ -45,8 +45,8 @@ class GenerateRequest:
             of theirs, so that they are variations of one.
         maps: collect which position looked at which word.
         negative, width, height, steps, guidance, guidance_interval, guidance_rescale, sampler, spacing, eta,
-            strength, hires_scale, hires_strength, edit_cross, edit_self, batch_size, word_weights, safety: see
-            `GenerationSettings`.
+            strength, hires_scale, hires_strength, edit_cross, edit_self, batch_size, noise_candidates, word_weights,
+            safety: see `GenerationSettings`.
 
     Raises:
         ToileError: a value out of range, with its name and what is allowed.
@@ -75,6 +75,7 @@ class GenerateRequest:
     edit_cross: float | None = None
     edit_self: float | None = None
     batch_size: int | None = None
+    noise_candidates: int | None = None
     word_weights: str | None = None
     safety: str | None = None
 
@@ -85,8 +86,10 @@ class GenerateRequest:
             check_prompt(f"prompt {number}", prompt)
         if self.original is not None:
             check_prompt("original", self.original)
-            if self.maps or self.source is not None or self.toward is not None:
-                raise ToileError("an edit of another prompt's picture goes with no maps, source or toward")
+            if self.maps or self.source is not None or self.toward is not None or (self.noise_candidates or 1) > 1:
+                raise ToileError(
+                    "an edit of another prompt's picture goes with no maps, source, toward or noise search"
+                )
         if self.toward is not None:
             check_prompt("toward", self.toward.prompt)
         check_whole("seed", self.seed, 0, NUM_SEEDS - 1)
