@@ -84,7 +84,7 @@ def test_readme_commands_run_in_order(tiny_folder: Path, tmp_path: Path, monkeyp
     Path("prompts.txt").write_text("white t-shirt\nred dress\n", encoding="utf-8")
     commands = [arguments for arguments in toile_commands(README) if arguments[0] != "train"]
     for verb, *rest in commands:
-        if verb in ("generate", "weigh", "blend"):
+        if verb in ("generate", "weigh", "blend", "grid"):
             rest += ["--device", "cpu", "--model", str(tiny_folder)]
         elif verb == "convert":
             rest[0] = str(tiny_folder)

@@ -1,0 +1,136 @@
+"""toile grid: the same picture over the values of two settings."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import types
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+
+from cyclopts import Parameter
+
+from toile.errors import ToileError
+
+if TYPE_CHECKING:
+    from toile.generation.request import GenerateRequest
+
+_LARGEST_DRAWN_SEED = 2**32
+MAX_CELLS = 1000
+_NO_AXIS = {"prompts", "num_images", "source", "toward", "maps", "batch_size", "guidance_interval"}
+
+
+def grid(
+    prompt: Annotated[str, Parameter(name=["--prompt", "-p"])],
+    *,
+    x: str,
+    y: str | None = None,
+    like: Path | None = None,
+    seed: int | None = None,
+    out: Path = Path("pictures"),
+    negative: str | None = None,
+    model: str = "fashion",
+    device: str = "auto",
+    dtype: str = "auto",
+    json_output: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Make the same picture over the values of one or two settings, and show them as a grid.
+
+    An axis is a setting and its values, for example steps=5,10,20 or guidance=1,2,4 or sampler=ddim,unipc or
+    seed=1,2,3, or any of negative, width, height, spacing, eta, guidance-rescale, hires-scale, hires-strength,
+    noise-candidates, word-weights. The axis prompt=red dress|blue dress has its values between bars; so may any other.
+
+    Args:
+        prompt: what the pictures should show.
+        x: setting and values from left to right.
+        y: setting and values from top to bottom.
+        like: take all other settings from this picture.
+        seed: of all pictures, unless it is an axis.
+        out: folder for the pictures.
+        negative: what the pictures should not show.
+        model: the name of the bundled model, or a model folder or file.
+        device: auto, cpu, cuda, cuda:N or mps.
+        dtype: auto, float32, bfloat16 or float16.
+        json_output: print the result as JSON.
+    """
+    axes = [parse_axis(text) for text in (x, y) if text is not None]
+    if len(axes) == 2 and axes[0].name == axes[1].name:
+        raise ToileError(f"both axes are {axes[0].name}; give two settings")
+    across, down = axes[0], axes[1] if len(axes) == 2 else None
+    if len(across.values) * (len(down.values) if down else 1) > MAX_CELLS:
+        raise ToileError(f"the grid has more than {MAX_CELLS} pictures; give fewer values")
+    from PIL import Image
+
+    from toile.cli.like_flag import read_likeness
+    from toile.cli.picture_folder import PictureFolder
+    from toile.cli.progress import ProgressDisplay
+    from toile.generation.pictures import GenerateStep, generate
+    from toile.generation.request import GenerateRequest
+    from toile.latent_diffusion import LatentDiffusion
+
+    settings: dict[str, Any] = {} if like is None else dict(read_likeness(like).settings)
+    settings |= {} if negative is None else {"negative": negative}
+    base = GenerateRequest((prompt,), secrets.randbelow(_LARGEST_DRAWN_SEED) if seed is None else seed, **settings)
+    rows = [base] if down is None else [down.applied(base, value) for value in down.values]
+    cells = [across.applied(row, value) for row in rows for value in across.values]
+    folder = PictureFolder(out)
+    loaded = LatentDiffusion.load(model, device, dtype)
+    paths: list[str] = []
+    pictures: list[Image.Image] = []
+    with ProgressDisplay("grid") as display:
+        for number, request in enumerate(cells):
+            for event in generate(loaded, request):
+                if isinstance(event, GenerateStep):
+                    display.show((number + event.fraction) / len(cells), f"picture {number + 1} of {len(cells)}")
+                else:
+                    paths.append(str(folder.add(event, on_sheet=False)))
+                    pictures.append(Image.fromarray(event.pixels))
+    captions = [
+        f"{across.name} {value}" + (f", {down.name} {row}" if down else "")
+        for row in (down.values if down else ("",))
+        for value in across.values
+    ]
+    sheet = folder.write_sheet(pictures, captions, len(across.values), "grid")
+    if json_output:
+        print(json.dumps({"pictures": paths, "captions": captions, "sheet": str(sheet), "seed": base.seed}, indent=2))
+    else:
+        print(f"{len(paths)} pictures in {folder.folder} (seed {base.seed}), as a grid: {sheet}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting and the values it takes: `name` is a field of `GenerateRequest`, or "prompt"."""
+
+    name: str
+    values: tuple[Any, ...]
+
+    def applied(self, request: GenerateRequest, value: Any) -> GenerateRequest:
+        """The request with this value; one that is not allowed is refused here."""
+        changes: dict[str, Any] = {"prompts": (value,)} if self.name == "prompt" else {self.name: value}
+        return replace(request, **changes)
+
+
+def parse_axis(text: str) -> Axis:
+    """ "steps=10,20" -> the setting and its values, in the setting's type; "|" divides values that hold commas.
+
+    Raises:
+        ToileError: no such form, an unknown setting, or a value of another type.
+    """
+    from toile.generation.request import GenerateRequest
+
+    name, sign, listed = text.partition("=")
+    name = name.strip().replace("-", "_")
+    hints = {**get_type_hints(GenerateRequest), "prompt": str}
+    known = [field for field in hints if field not in _NO_AXIS and not field.startswith("_")]
+    if not sign or not listed.strip():
+        raise ToileError(f"an axis is a setting and its values, for example steps=10,20,30; got {text!r}")
+    if name not in known:
+        raise ToileError(f"{name!r} is no setting of a grid; known: {', '.join(sorted(known))}")
+    kind = next(k for k in (get_args(hints[name]) or (hints[name],)) if k is not types.NoneType)
+    values = [value.strip() for value in listed.split("|" if "|" in listed else ",")]
+    try:
+        return Axis(name, tuple(kind(value) for value in values))
+    except ValueError as error:
+        raise ToileError(f"{name} takes values of type {kind.__name__}; got {listed!r}") from error
