@@ -62,7 +62,7 @@ class ModelDescription:
         latent_channels: of the autoencoder and the U-Net.
         sigma_min, sigma_max: the schedule's lowest and highest noise level.
         vocabulary: number of token ids.
-        longest_prompt: tokens of a prompt that are read, start and end not counted.
+        longest_prompt: tokens of a prompt that a row holds, start and end not counted.
     """
 
     name: str

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toile.errors import ToileError
+from toile.model_files.registry import registered_folder
 from toile.models.clip import CLIPTextConfig
 from toile.models.unet import UNetConfig
 from toile.models.vae import VAEConfig
@@ -67,18 +68,20 @@ class ModelFacts:
 
 
 def find_model(model: str | Path) -> Path:
-    """The folder of a model: the name of the bundled one ("fashion"), or a path.
+    """The folder of a model: the name of the bundled one ("fashion"), a path, or the id of one that was fetched.
 
     Raises:
         ToileError: it is no model folder.
     """
+    folder = Path(model)
     if str(model) == BUNDLED_MODEL:
         folder = Path(__file__).parent / "assets" / BUNDLED_MODEL
-    else:
-        folder = Path(model)
+    elif not folder.is_dir():
+        folder = registered_folder(str(model)) or folder
     if not folder.is_dir():
         raise ToileError(
-            f"model {str(model)!r}: there is no folder {folder}; give a model's folder or file, or {BUNDLED_MODEL!r}"
+            f"model {str(model)!r}: there is no folder {folder}; give a model's folder or file, {BUNDLED_MODEL!r}, or "
+            "the id of a model that toile models get fetched"
         )
     if not (folder / INDEX_NAME).is_file():
         raise ToileError(f"{folder} is no model folder: it has no {INDEX_NAME}")

@@ -55,6 +55,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return tuple(_convert(arguments[0], item, where) for item in value)
         if len(arguments) == len(value):
             return tuple(_convert(kind, item, where) for kind, item in zip(arguments, value, strict=True))
+    if origin is Mapping and isinstance(value, Mapping):
+        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is Path and isinstance(value, str):

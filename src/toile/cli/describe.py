@@ -43,7 +43,7 @@ def _as_text(model: ModelDescription) -> str:
         f"latents: {latents}",
         f"schedule: {schedule}",
         f"noise levels: sigma {model.sigma_min:.4g} to {model.sigma_max:.4g}",
-        f"words: {model.vocabulary:,} tokens known, {model.longest_prompt} of a prompt are read",
+        f"words: {model.vocabulary:,} tokens known, {model.longest_prompt} of a prompt in a row",
         "defaults: " + ", ".join(f"{key} {value!r}" for key, value in asdict(model.defaults).items()),
     ]
     return "\n".join(lines)
