@@ -247,6 +247,19 @@ def test_a_run_starts_from_a_trained_autoencoder(
         torch.testing.assert_close(after[name], value, rtol=0, atol=1e-6)
 
 
+def test_a_start_gives_weights_and_the_recipe_the_architecture(
+    workshop: Workshop, runs: dict[str, list[Record]], tmp_path: Path
+) -> None:
+    trained = workshop.folder / "vae" / MODEL_FOLDER / "vae"
+    overrides = [f"start={trained}", "loop.learning_rate=1e-9", "loop.steps=1", "model.norm_num_groups=2"]
+    list(run_recipe(load_recipe(workshop.folder / "vae.toml", overrides), tmp_path / "tuned"))
+    tuned = load_component(tmp_path / "tuned" / MODEL_FOLDER / "vae", VAE, VAEConfig)
+    assert tuned.config.norm_num_groups == 2
+    other = load_recipe(workshop.folder / "vae.toml", [f"start={trained}", "model.latent_channels=2"])
+    with pytest.raises(ToileError, match="does not fit VAE"):
+        list(run_recipe(other, tmp_path / "other"))
+
+
 def test_a_judge_is_trained_from_a_product_table(tmp_path: Path) -> None:
     folder, rows = tmp_path / "products", ["id,gender,articleType,baseColour,usage,productDisplayName"]
     (folder / "images").mkdir(parents=True)

@@ -60,7 +60,8 @@ class DenoisingRecipe:
     Attributes:
         vae: folder of the run that trained the autoencoder.
         clip: folder of the run that trained the CLIP pair.
-        start: a model folder whose U-Net and text encoder to start from; `None` is from scratch.
+        start: a model folder with the weights that U-Net and text encoder start from; `None` is from scratch. The U-Net
+            is of the architecture that `model` says, which must have weights of the same names and shapes.
         defaults: generation settings written into the model.
     """
 

@@ -30,7 +30,7 @@ from toile.training.records import DataRecord, Record
 from toile.training.run_folder import RunFolder
 from toile.training.vae_objective import VAEObjective, narrow_posterior
 from toile.weights.files import file_sha256
-from toile.weights.folder import find_weights, load_component, save_component
+from toile.weights.folder import find_weights, load_component, load_weights, save_component
 
 MODEL_FOLDER = "model"
 
@@ -113,10 +113,10 @@ class VAETask:
 
     def __init__(self, recipe: VAERecipe, pictures: PictureSet) -> None:
         self.identity: Mapping[str, str] = {}
+        vae = VAE(recipe.model)
         if recipe.start is not None:
-            vae = load_component(recipe.start, VAE, VAEConfig)
+            load_weights(vae, load_component(recipe.start, VAE, VAEConfig).state_dict(), str(recipe.start))
         else:
-            vae = VAE(recipe.model)
             narrow_posterior(vae)
         self.pictures = pictures
         self.objective = VAEObjective(vae, pictures, recipe.objective, recipe.seed)
@@ -171,7 +171,9 @@ class DenoisingTask:
         else:
             start = find_model(recipe.start)
             text_encoder = load_component(start / "text_encoder", CLIPTextModel, CLIPTextConfig)
-            unet = load_component(start / "unet", UNet, UNetConfig)
+            # The weights are those of the start, the architecture is what the recipe says: both are written down.
+            unet = UNet(recipe.model)
+            load_weights(unet, load_component(start / "unet", UNet, UNetConfig).state_dict(), str(start / "unet"))
         self.objective = DenoisingObjective(
             TextConditionedUNet(unet, text_encoder),
             vae,
