@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,6 @@ from cyclopts import Parameter
 
 from toile.errors import ToileError
 
-_LARGEST_DRAWN_SEED = 2**32
 MAX_FRAMES = 1000
 
 
@@ -64,14 +62,13 @@ def blend(
 
     from toile.cli.generate import parse_size
     from toile.cli.picture_folder import PictureFolder
-    from toile.cli.progress import ProgressDisplay
-    from toile.generation.pictures import GenerateStep, generate
+    from toile.cli.series import drawn_seed, make_series
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
     from toile.picture_recipe import Toward
 
     width, height = (None, None) if size is None else parse_size(size)
-    own_seed = secrets.randbelow(_LARGEST_DRAWN_SEED) if seed is None else seed
+    own_seed = drawn_seed() if seed is None else seed
     other_seed = own_seed if to_seed is None else to_seed
     requests = [
         GenerateRequest(
@@ -89,16 +86,9 @@ def blend(
     ]
     folder = PictureFolder(out)
     loaded = LatentDiffusion.load(model, device, dtype)
-    paths: list[str] = []
-    pictures: list[Image.Image] = []
-    with ProgressDisplay("blend") as display:
-        for number, request in enumerate(requests):
-            for event in generate(loaded, request):
-                if isinstance(event, GenerateStep):
-                    display.show((number + event.fraction) / frames, f"frame {number + 1} of {frames}")
-                else:
-                    paths.append(str(folder.add(event, on_sheet=False)))
-                    pictures.append(Image.fromarray(event.pixels))
+    labels = [f"frame {number} of {frames}" for number in range(1, frames + 1)]
+    made, paths = make_series("blend", loaded, requests, labels, folder)
+    pictures = [Image.fromarray(picture.pixels) for of_frame in made for picture in of_frame]
     captions = [first, *[""] * (frames - 2), second or f"seed {other_seed}"]
     strip = folder.write_sheet(pictures, captions, frames, "blend")
     if json_output:

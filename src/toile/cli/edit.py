@@ -43,6 +43,7 @@ def edit(
     from PIL import Image
 
     from toile.cli.picture_folder import PictureFolder
+    from toile.cli.replay import model_of
     from toile.data.images import open_image
     from toile.generation.pictures import Picture, generate
     from toile.generation.request import GenerateRequest
@@ -57,10 +58,9 @@ def edit(
     given |= {name: value for name, value in (("edit_cross", cross), ("edit_self", self_)) if value is not None}
     request = GenerateRequest((prompt,), recipe.seed, original=recipe.prompt, **{**given, "batch_size": 1})
     folder = PictureFolder(out)
-    named = model or (recipe.model.path if recipe.model is not None else None)
-    if named is None:
-        raise ToileError(f"{picture} was made by a model that was never in a folder; name one with --model")
-    loaded = LatentDiffusion.load(named, device or recipe.machine.device, dtype or recipe.machine.dtype)
+    loaded = LatentDiffusion.load(
+        model or model_of(recipe, picture), device or recipe.machine.device, dtype or recipe.machine.dtype
+    )
     [edited] = [event for event in generate(loaded, request) if isinstance(event, Picture)]
     path = folder.add(edited, on_sheet=False)
     both = [open_image(picture), Image.fromarray(edited.pixels)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from toile.generation.pictures import Picture
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
-
-_LARGEST_DRAWN_SEED = 2**32
 
 
 def generate(
@@ -110,6 +107,7 @@ def generate(
         json_output: print the result as JSON.
     """
     from toile.cli.like_flag import fill_in, read_likeness
+    from toile.cli.series import drawn_seed
 
     likeness = None if like is None else read_likeness(like)
     if likeness is not None and prompt is None and prompts_file is None:
@@ -118,7 +116,7 @@ def generate(
     wording = read_wording(style or (), styles_file, wildcards)
     width, height = (None, None) if size is None else parse_size(size)
     if seed is None:
-        seed = likeness.seed if likeness is not None and likeness.seed is not None else _drawn_seed()
+        seed = likeness.seed if likeness is not None and likeness.seed is not None else drawn_seed()
     given = {
         "negative": negative,
         "width": width,
@@ -190,23 +188,20 @@ def parse_init_noise(text: str) -> int:
     raise ToileError(f"init-noise is {text!r}; write search:8 for the best of 8, or plain")
 
 
-def _drawn_seed() -> int:
-    return secrets.randbelow(_LARGEST_DRAWN_SEED)
-
-
 def varied(request: GenerateRequest, seed: int | None, share: float | None) -> GenerateRequest:
     """The request for variations of the picture of its seed.
 
     Raises:
         ToileError: several prompts, a seed without a share, or a share out of range.
     """
+    from toile.cli.series import drawn_seed
     from toile.picture_recipe import Toward
 
     if share is None:
         raise ToileError("--variation-seed says which variations; add --variation SHARE, for example 0.2")
     if len(request.prompts) != 1:
         raise ToileError(f"variations are of one picture; {len(request.prompts)} prompts were given")
-    other = _drawn_seed() if seed is None else seed
+    other = drawn_seed() if seed is None else seed
     return replace(request, toward=Toward(request.prompts[0], other, share))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import types
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from toile.errors import ToileError
 if TYPE_CHECKING:
     from toile.generation.request import GenerateRequest
 
-_LARGEST_DRAWN_SEED = 2**32
 MAX_CELLS = 1000
 _NO_AXIS = {"prompts", "num_images", "source", "toward", "maps", "batch_size", "guidance_interval"}
 
@@ -64,28 +62,20 @@ def grid(
 
     from toile.cli.like_flag import read_likeness
     from toile.cli.picture_folder import PictureFolder
-    from toile.cli.progress import ProgressDisplay
-    from toile.generation.pictures import GenerateStep, generate
+    from toile.cli.series import drawn_seed, make_series
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
 
     settings: dict[str, Any] = {} if like is None else dict(read_likeness(like).settings)
     settings |= {} if negative is None else {"negative": negative}
-    base = GenerateRequest((prompt,), secrets.randbelow(_LARGEST_DRAWN_SEED) if seed is None else seed, **settings)
+    base = GenerateRequest((prompt,), drawn_seed() if seed is None else seed, **settings)
     rows = [base] if down is None else [down.applied(base, value) for value in down.values]
     cells = [across.applied(row, value) for row in rows for value in across.values]
     folder = PictureFolder(out)
     loaded = LatentDiffusion.load(model, device, dtype)
-    paths: list[str] = []
-    pictures: list[Image.Image] = []
-    with ProgressDisplay("grid") as display:
-        for number, request in enumerate(cells):
-            for event in generate(loaded, request):
-                if isinstance(event, GenerateStep):
-                    display.show((number + event.fraction) / len(cells), f"picture {number + 1} of {len(cells)}")
-                else:
-                    paths.append(str(folder.add(event, on_sheet=False)))
-                    pictures.append(Image.fromarray(event.pixels))
+    labels = [f"picture {number} of {len(cells)}" for number in range(1, len(cells) + 1)]
+    made, paths = make_series("grid", loaded, cells, labels, folder)
+    pictures = [Image.fromarray(picture.pixels) for of_cell in made for picture in of_cell]
     captions = [
         f"{across.name} {value}" + (f", {down.name} {row}" if down else "")
         for row in (down.values if down else ("",))

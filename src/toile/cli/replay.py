@@ -44,7 +44,7 @@ def replay(
     recipe = read_recipe(picture)
     folder = None if out is None else PictureFolder(out)
     loaded = LatentDiffusion.load(
-        model or _model_of(recipe, picture), device or recipe.machine.device, dtype or recipe.machine.dtype
+        model or model_of(recipe, picture), device or recipe.machine.device, dtype or recipe.machine.dtype
     )
     result = replay_picture(picture, loaded)
     saved = None if folder is None else folder.add(result.picture)
@@ -52,7 +52,12 @@ def replay(
     return 0 if result.identical else 1
 
 
-def _model_of(recipe: PictureRecipe, picture: Path) -> str:
+def model_of(recipe: PictureRecipe, picture: Path) -> str:
+    """What --model is when it is not given.
+
+    Raises:
+        ToileError: the model was never in a folder.
+    """
     if recipe.model is None:
         raise ToileError(f"{picture} was made by a model that was never in a folder; name one with --model")
     return recipe.model.path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +14,6 @@ from toile.errors import ToileError
 if TYPE_CHECKING:
     from toile.evaluation.dose import DoseResponse
 
-_LARGEST_DRAWN_SEED = 2**32
 _DIGITS = 4
 
 
@@ -77,17 +75,16 @@ def weigh(
 
     from toile.cli.generate import parse_size
     from toile.cli.picture_folder import PictureFolder
-    from toile.cli.progress import ProgressDisplay
+    from toile.cli.series import drawn_seed, make_series
     from toile.evaluation.dose import measure_dose
     from toile.evaluation.features import load_evaluator
-    from toile.generation.pictures import GenerateStep, generate
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
 
     width, height = (None, None) if size is None else parse_size(size)
     request = GenerateRequest(
         prompts[:1],
-        secrets.randbelow(_LARGEST_DRAWN_SEED) if seed is None else seed,
+        drawn_seed() if seed is None else seed,
         num,
         negative=negative,
         width=width,
@@ -100,19 +97,10 @@ def weigh(
     folder = PictureFolder(out)
     classifier = None if judge is None else load_evaluator(judge)
     loaded = LatentDiffusion.load(model, device, dtype)
-    paths: list[str] = []
-    pixels: list[torch.Tensor] = []
-    with ProgressDisplay("weigh") as display:
-        for number, text in enumerate(prompts):
-            made = []
-            for event in generate(loaded, replace(request, prompts=(text,))):
-                if isinstance(event, GenerateStep):
-                    display.show((number + event.fraction) / len(prompts), f"weight {weights[number]:g}")
-                else:
-                    made.append(torch.from_numpy(event.pixels))
-                    paths.append(str(folder.add(event, on_sheet=False)))
-            pixels.append(torch.stack(made))
-    rows = [Image.fromarray(of_weight[row].numpy()) for row in range(num) for of_weight in pixels]
+    requests = [replace(request, prompts=(text,)) for text in prompts]
+    made, paths = make_series("weigh", loaded, requests, [f"weight {weight:g}" for weight in weights], folder)
+    pixels = [torch.stack([torch.from_numpy(picture.pixels) for picture in of_weight]) for of_weight in made]
+    rows = [Image.fromarray(of_weight[row].pixels) for row in range(num) for of_weight in made]
     captions = [f"{word}: {weight:g}" for _ in range(num) for weight in weights]
     strip = folder.write_sheet(rows, captions, len(weights), "weights")
     response = measure_dose(pixels, weights, classifier, word)

@@ -29,6 +29,7 @@ from toile.generation.word_maps import WordMaps
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion, PromptForm
 from toile.models.safety_checker import SafetyScores
+from toile.text.rows import tokenize_prompt
 
 _SAMPLERS_WITH_ETA = {"ddim": ddim, "euler_ancestral": euler_ancestral, "dpmpp_2m_sde": dpmpp_2m_sde}
 _BLACK = -1 + 1 / 255  # decoded values below it round to 0
@@ -262,7 +263,7 @@ class Batch:
     def _editing(
         self, denoiser: DenoiserLike, model: LatentDiffusion, form: PromptForm, sigmas: Tensor
     ) -> PromptToPrompt:
-        tokens = model.encode_prompts([row.prompt for row in self.rows], self.settings.word_weights, form).tokens
+        tokens = [tokenize_prompt(model.tokenizer, row.prompt) for row in self.rows]
         pairs = zip(tokens[::2], tokens[1::2], strict=True)
         alignments = [align(original, edited, form.num_rows) for original, edited in pairs]
         shares = EditShares(self.settings.edit_cross, self.settings.edit_self)
