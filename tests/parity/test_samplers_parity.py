@@ -73,6 +73,7 @@ class SmallNetwork:
         self.share = 1.0 if prediction_type == "epsilon" else 0.0
 
     def __call__(self, x_in: Tensor, timestep: Tensor, cond: Tensor) -> Tensor:
+        x_in = x_in.repeat(len(cond) // len(x_in), 1, 1, 1)
         time = (timestep.float() / 1000 * math.pi / 2).view(-1, 1, 1, 1)
         push = cond.mean(dim=(1, 2)).view(-1, 1, 1, 1)
         hidden = torch.nn.functional.conv2d(x_in, self.kernel, padding=1)

@@ -17,8 +17,8 @@ from toile.diffusion.schedule import NoiseSchedule
 class Network(Protocol):
     """Anything that predicts noise or velocity, for example a U-Net.
 
-    Called with x_in (B, C, H, W) of unit variance, timestep (1 or B,) float32 in 0 to T - 1 and cond (B, L, D),
-    or (B, 2, L, D) with states for keys and for values; returns a prediction of the shape of x_in.
+    Called with x_in (B, C, H, W) of unit variance, timestep (1 or B,) float32 in 0 to T - 1 and cond (G B, L, D),
+    or (G B, 2, L, D) with states for keys and for values; returns a prediction (G B, C, H, W).
     """
 
     def __call__(self, x_in: Tensor, timestep: Tensor, cond: Tensor, /) -> Tensor: ...
@@ -59,15 +59,16 @@ class Denoiser:
         Args:
             x: (B, C, H, W), `x0 + sigma * noise`.
             sigma: one noise level for the whole batch, > 0.
-            cond: (B, L, D) text states.
+            cond: (G B, L, D) text states, G for each row of x; row b goes with those at b, B + b, ...
 
         Returns:
-            denoised, shape and dtype of x.
+            denoised (G B, C, H, W) of the dtype of x.
         """
         timestep = self.schedule.timestep_of(sigma).to(x.device, torch.float32).reshape(1)
         x_in = (x * input_scale(sigma)).to(self.dtype or x.dtype)
         prediction = self.network(x_in, timestep, cond).to(x.dtype)
-        return denoised_from_prediction(prediction, x, sigma, self.prediction_type)
+        repeated = x.repeat(len(cond) // len(x), 1, 1, 1)
+        return denoised_from_prediction(prediction, repeated, sigma, self.prediction_type)
 
 
 def input_scale(sigma: float | Tensor) -> float:

@@ -49,6 +49,7 @@ class ClassifierFreeGuidance:
         self.scale = scale
         self.interval = interval
         self.rescale = rescale
+        self._joined: tuple[Tensor, Tensor] | None = None
 
     @property
     def prediction_type(self) -> str:
@@ -62,7 +63,7 @@ class ClassifierFreeGuidance:
         return self.interval is None or self.interval[0] < float(sigma) <= self.interval[1]
 
     def __call__(self, x: Tensor, sigma: float | Tensor, cond: Tensor) -> Tensor:
-        """Estimates the clean latents with guidance: one batch of 2 B where active, else one of B.
+        """Estimates the clean latents with guidance: one call with 2 B rows of states where active, else with B.
 
         Args:
             x: (B, C, H, W), `x0 + sigma * noise`.
@@ -77,12 +78,17 @@ class ClassifierFreeGuidance:
         """
         if not self.is_active(sigma):
             return self.denoiser(x, sigma, cond)
-        states = torch.cat([self._uncond_like(cond), cond])
-        without, denoised = self.denoiser(torch.cat([x, x]), sigma, states).chunk(2)
+        without, denoised = self.denoiser(x, sigma, self._both(cond)).chunk(2)
         guided = without + (denoised - without) * self.scale
         if self.rescale == 0:
             return guided
         return self._rescaled(guided, denoised, x, sigma)
+
+    def _both(self, cond: Tensor) -> Tensor:
+        """(2 B, ...); the same tensor at every step, so that the network can keep what it makes of it."""
+        if self._joined is None or self._joined[0] is not cond:
+            self._joined = cond, torch.cat([self._uncond_like(cond), cond])
+        return self._joined[1]
 
     def _uncond_like(self, cond: Tensor) -> Tensor:
         if self.uncond.shape[1:] != cond.shape[1:] or len(self.uncond) not in (1, len(cond)):

@@ -17,6 +17,12 @@ class KnownRegion:
     Samplers move x towards the estimate, so the kept part ends as it was, and at every noise level on the way the
     network sees it with the right amount of noise around what is repainted. Works with any network and sampler.
 
+    With DDIM the latents are those of diffusers' StableDiffusionInpaintPipeline, which instead puts the kept part,
+    noised to the next level, into x after every step. They differ only where sampling begins with pure noise (strength
+    1): all of x then begins as without a picture, so that the kept part of x is about
+    `latents + sigma * (noise - latents / sigma_max)`, where diffusers has no second term. At zero terminal SNR it is
+    nothing, and with any schedule it ends at nothing.
+
     Args:
         denoiser: the denoiser to wrap, usually with guidance.
         latents: (1 or B, C, h, w) of the whole picture.
@@ -42,7 +48,9 @@ class InpaintingNetwork:
     """A U-Net of 2 C + 1 input channels as a network of C: the mask and the kept picture are added to every input.
 
     Such U-Nets were trained on noisy latents, mask and latents of the picture with the masked part grey, in this order
-    (Rombach et al. 2022, sec. 4.5; the inpainting checkpoints of Stable Diffusion).
+    (Rombach et al. 2022, sec. 4.5; the inpainting checkpoints of Stable Diffusion). The result is that of diffusers'
+    StableDiffusionInpaintPipeline, which stops here; `generate` puts a `KnownRegion` around it, since the network alone
+    paints the kept part again, a little otherwise.
 
     Args:
         network: the U-Net.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toile.errors import ToileError
-from toile.nn.attention import SpatialTransformer
+from toile.nn.attention import SpatialTransformer, repeat_rows
 from toile.nn.blocks import Downsample, ResnetBlock, Upsample
 from toile.nn.embeddings import TimestepEmbedding, timestep_features
 from toile.nn.layers import Conv2d, GroupNorm
@@ -168,7 +168,8 @@ class _UpLevel(_Level):
         self, x: Tensor, skips: list[Tensor], time: Tensor, cond: Tensor, size: tuple[int, int] | None
     ) -> Tensor:
         for index in range(len(self.resnets)):
-            x = self.layer(index, torch.cat([x, skips.pop()], dim=1), time, cond)
+            skip = repeat_rows(skips.pop(), len(x))
+            x = self.layer(index, torch.cat([x, skip], dim=1), time, cond)
         for upsample in self.upsamplers:
             x = upsample(x, size)
         return x
@@ -201,7 +202,8 @@ def _transformer(config: UNetConfig, level: int) -> SpatialTransformer:
 class UNet(nn.Module):
     """Noisy latents, a timestep and the words -> the prediction (noise or velocity).
 
-    Latents of any size are accepted; odd sizes are rounded up on the way down and restored on the way up.
+    Latents of any size are accepted; odd sizes are rounded up on the way down and restored on the way up. What comes
+    before the first look at the words is computed once for latents that several words are given for.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -221,11 +223,12 @@ class UNet(nn.Module):
 
         Args:
             x_in: (B, C, H, W) latents of unit variance.
-            timestep: (1 or B,) in 0..999.
-            cond: (B, L, M) words, or (B, 2, L, M): the words as keys and as values of cross-attention.
+            timestep: (1 or B,) in 0..999; (1,) if G is not 1.
+            cond: (G B, L, M) words, or (G B, 2, L, M): the words as keys and as values of cross-attention. Row b of
+                the latents goes with the rows b, B + b, ... of the words.
 
         Returns:
-            (B, C, H, W).
+            (G B, C, H, W).
         """
         features = timestep_features(timestep, self.config.block_out_channels[0])
         # Every block takes SiLU of the time first, so it is taken once here.

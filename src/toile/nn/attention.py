@@ -6,13 +6,15 @@ Parameter names are those of diffusers (`to_q`, `to_out.0`, `ff.net.0.proj`, ...
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from toile.nn.layers import GatedLinear, GroupNorm, Linear, PixelLinear, linear_together
+from toile.nn.long_attention import attend_long, suits
 
 _LONGEST_WRITTEN_OUT_ROW = 1024
 
@@ -29,6 +31,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -
         (B, K, N, d).
     """
     in_training = torch.is_grad_enabled() and query.device.type == "cpu"
+    if not causal and suits(query, key):
+        return attend_long(query, key, value)
     if not in_training or key.shape[-2] > _LONGEST_WRITTEN_OUT_ROW:
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
     # Backwards, the fused kernel of CPUs takes 2 to 5 times as long as these products for rows of 20 to 320 tokens.
@@ -61,6 +65,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, cond_dim: int | None, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self._of_words = WeakTensorKeyDictionary()  # forgets keys and values with the words they are of
         source_dim = dim if cond_dim is None else cond_dim
         self.to_q = Linear(dim, dim, bias=False)
         self.to_k = Linear(source_dim, dim, bias=False)
@@ -83,17 +88,35 @@ class Attention(nn.Module):
         if cond is None:
             query, key, value = linear_together([self.to_q, self.to_k, self.to_v], tokens)
         else:
-            query = self.to_q(tokens)
-            if cond.ndim == 3:
-                key, value = linear_together([self.to_k, self.to_v], cond)
-            else:
-                key, value = self.to_k(cond[:, 0].contiguous()), self.to_v(cond[:, 1].contiguous())
+            query, (key, value) = self.to_q(tokens), self._keys_and_values(cond)
         query, key, value = self._heads(query), self._heads(key), self._heads(value)
         if self.edit is None:
             mixed = attend(query, key, value)
         else:
             mixed = self.edit(probabilities(query, key)).to(value.dtype) @ value
         return self.to_out[0](mixed.transpose(1, 2).flatten(2), plus)
+
+    def _keys_and_values(self, cond: Tensor) -> Sequence[Tensor]:
+        """Of words; computed once for all steps of a picture, which come with the same tensor of words."""
+        weights = self.to_k.weight, self.to_v.weight
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(weight.is_inference() for weight in weights):
+            return self._fresh_keys_and_values(cond)
+        mark = [(weight.data_ptr(), weight._version) for weight in weights]  # a version counts the changes in place
+        known = self._of_words.get(cond)
+        if known is None or known[0] != mark:
+            known = self._of_words[cond] = mark, self._fresh_keys_and_values(cond)
+        return known[1]
+
+    def _fresh_keys_and_values(self, cond: Tensor) -> Sequence[Tensor]:
+        if cond.ndim == 3:
+            return linear_together([self.to_k, self.to_v], cond)
+        return self.to_k(cond[:, 0].contiguous()), self.to_v(cond[:, 1].contiguous())
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "_of_words"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        super().__setstate__({**state, "_of_words": WeakTensorKeyDictionary()})  # weak references cannot be pickled
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, L, C) -> (B, K, L, C / K)
@@ -135,7 +158,9 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(dim)
 
     def forward(self, tokens: Tensor, cond: Tensor) -> Tensor:
+        """(B, N, C) and words of G B rows -> (G B, N, C)."""
         tokens = self.attn1(self.norm1(tokens), plus=tokens)
+        tokens = repeat_rows(tokens, len(cond))
         tokens = self.attn2(self.norm2(tokens), cond, plus=tokens)
         return self.ff(self.norm3(tokens), plus=tokens)
 
@@ -163,12 +188,17 @@ class SpatialTransformer(nn.Module):
         self.proj_out = projection(dim, dim)
 
     def forward(self, features: Tensor, cond: Tensor) -> Tensor:
-        """(B, C, H, W), words as `Attention` takes them -> (B, C, H, W)."""
+        """(B, C, H, W), words of G B rows as `Attention` takes them -> (G B, C, H, W)."""
         tokens = self.proj_in(pixels_to_tokens(self.norm(features)))
         for block in self.transformer_blocks:
             tokens = block(tokens, cond)
-        tokens = self.proj_out(tokens, plus=pixels_to_tokens(features))
+        tokens = self.proj_out(tokens, plus=pixels_to_tokens(repeat_rows(features, len(tokens))))
         return tokens_to_pixels(tokens, features.shape[-2], features.shape[-1])
+
+
+def repeat_rows(x: Tensor, rows: int) -> Tensor:
+    """A batch again and again until it has so many rows: (B, ...) -> (rows, ...), for rows a multiple of B."""
+    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
 
 
 def pixels_to_tokens(features: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ Parameter names are those of diffusers (`norm1`, `conv1`, `time_emb_proj`, `conv
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toile.errors import ToileError
+from toile.nn.doubling import DoublingConv2d, doubled
 from toile.nn.layers import Conv2d, GroupNorm, Linear
 
 
@@ -71,7 +71,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = Conv2d(channels, channels, 3, padding=1)
+        self.conv = DoublingConv2d(channels)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C, *size); twice H and W when no size is given.
@@ -79,18 +79,9 @@ class Upsample(nn.Module):
         Raises:
             ToileError: `size` is neither twice H and W nor one less, the sizes that `Downsample` brings to H and W.
         """
-        doubled, full = _double(x), (2 * x.shape[-2], 2 * x.shape[-1])
+        full = 2 * x.shape[-2], 2 * x.shape[-1]
         if size is None or tuple(size) == full:
-            return self.conv(doubled)
+            return self.conv.doubled(x)
         if not (0 <= full[0] - size[0] <= 1 and 0 <= full[1] - size[1] <= 1):
             raise ToileError(f"{size[1]}x{size[0]} cannot be upsampled to: {full[1]}x{full[0]}, or one less each way")
-        return self.conv(doubled[..., : size[0], : size[1]])
-
-
-def _double(x: Tensor) -> Tensor:
-    # Not F.interpolate: its gradient in bfloat16 under torch.compile is zero on CPUs (torch 2.13). In channels_last
-    # memory a pixel, or a row, is repeated by joining it with itself.
-    batch, channels, height, width = x.shape
-    rows = x.permute(0, 2, 3, 1)
-    wide = torch.cat([rows, rows], dim=3).reshape(batch, height, 2 * width * channels)
-    return torch.cat([wide, wide], dim=2).reshape(batch, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+        return self.conv(doubled(x)[..., : size[0], : size[1]])

@@ -72,7 +72,7 @@ class Linear(_Packing, nn.Linear):
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         weight = self.weight.flatten(1)
-        if not _may_fuse(x) or x.dtype != torch.bfloat16:  # in float32 the plain kernels are as fast
+        if not has_fused_kernels(x) or x.dtype != torch.bfloat16:  # in float32 the plain kernels are as fast
             result = F.linear(x, weight, self.bias)
             return result if plus is None else plus + result
         if self.keeps_packed:
@@ -94,7 +94,7 @@ def linear_together(layers: Sequence[Linear], x: Tensor) -> Sequence[Tensor]:
         (..., out) of each layer.
     """
     first = layers[0]
-    if not (first.keeps_packed and _may_fuse(x) and x.dtype == torch.bfloat16):
+    if not (first.keeps_packed and has_fused_kernels(x) and x.dtype == torch.bfloat16):
         return [layer(x) for layer in layers]
     weights = [layer.weight for layer in layers]
     (joined,) = first.packed(weights, x.shape, lambda: (_packed_matrix(torch.cat(weights), x),))
@@ -120,7 +120,7 @@ class GatedLinear(Linear):
         super().__init__(in_features, 2 * out_features)
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
-        if not _may_fuse(x) or x.dtype != torch.bfloat16:
+        if not has_fused_kernels(x) or x.dtype != torch.bfloat16:
             value, gate = F.linear(x, self.weight, self.bias).chunk(2, dim=-1)
             result = value * F.gelu(gate)
         else:
@@ -149,13 +149,13 @@ class Conv2d(_Packing, nn.Conv2d):
         return result if shift is None else result + shift[:, :, None, None]
 
     def _convolved(self, x: Tensor, bias: Tensor | None, plus: Tensor | None) -> Tensor:
-        if not _may_fuse(x):
+        if not has_fused_kernels(x):
             result = F.conv2d(x, self.weight, bias, self.stride, self.padding, self.dilation, self.groups)
             return result if plus is None else plus + result
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         weight = self.weight
         if self.keeps_packed:
-            (weight,) = self.packed([weight], x.shape, lambda: (_packed_kernel(weight, x, geometry),))
+            (weight,) = self.packed([weight], x.shape, lambda: (packed_kernel(weight, x, geometry),))
         fused = torch.ops.mkldnn._convolution_pointwise
         if plus is None:
             return fused(x, weight, bias, *geometry, "none", [], "none")
@@ -166,7 +166,8 @@ def _packed_matrix(weight: Tensor, x: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), x.numel() // x.shape[-1])
 
 
-def _packed_kernel(weight: Tensor, x: Tensor, geometry: tuple[object, ...]) -> Tensor:
+def packed_kernel(weight: Tensor, x: Tensor, geometry: tuple[object, ...]) -> Tensor:
+    """Weights of a convolution in the memory layout that oneDNN chooses for this input; geometry as it takes it."""
     reorder: Callable[..., Tensor] = torch._C._nn.mkldnn_reorder_conv2d_weight
     return reorder(weight.detach().to_mkldnn(), *geometry, x.shape)
 
@@ -186,7 +187,7 @@ class GroupNorm(nn.GroupNorm):
     """torch.nn.GroupNorm (Wu & He 2018), optionally followed by SiLU: (B, C, H, W) -> (B, C, H, W)."""
 
     def forward(self, x: Tensor, silu: bool = False) -> Tensor:
-        if not _may_fuse(x):
+        if not has_fused_kernels(x):
             normalised = F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
             return F.silu(normalised) if silu else normalised
         # Where the kernel for channels_last is slow, it is faster to change the memory layout to and fro.
@@ -205,7 +206,8 @@ class GroupNorm(nn.GroupNorm):
         )
 
 
-def _may_fuse(x: Tensor) -> bool:
+def has_fused_kernels(x: Tensor) -> bool:
+    """Whether oneDNN's fused kernels may be used for a tensor: a CPU's, without gradients, uncompiled."""
     return (
         _HAS_FUSED_KERNELS
         and not torch.is_grad_enabled()
