@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import multiprocessing
-import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
 from interleaved import Timing, time_interleaved
+from processes import ColdRun, Worker, run_cold
 from rich.console import Console
 from rich.table import Table
 
@@ -46,15 +42,6 @@ pictures = pipe(["white t-shirt"] * int(count), num_inference_steps=int(steps), 
                 width=int(width), height=int(height)).images
 for number, picture in enumerate(pictures):
     picture.save(f"{out}/{number}.png")
-"""
-# A child begins with the peak memory of the process that starts it, so a small process must start what is measured.
-MEASURING_SCRIPT = """
-import json, resource, subprocess, sys, time
-started = time.perf_counter()
-with open(sys.argv[1], "wb") as log:
-    exit_code = subprocess.call(sys.argv[2:], stdout=log, stderr=subprocess.STDOUT)
-seconds, usage = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps({"exit_code": exit_code, "seconds": seconds, "maxrss": usage.ru_maxrss}))
 """
 
 
@@ -106,43 +93,6 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-class Worker:
-    """A process that loads a model once and makes batches of pictures when told to.
-
-    Args:
-        make: called there with folder and arguments; returns what makes a batch of a given size.
-    """
-
-    def __init__(self, make: Callable[..., Callable[[int], object]], *arguments: object) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, other_end = context.Pipe()
-        self.process = context.Process(target=serve, args=(other_end, make, arguments), daemon=True)
-        self.process.start()
-        other_end.close()
-
-    def work(self, batch_size: int) -> None:
-        self.connection.send(batch_size)
-        self.connection.recv()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.connection.close()
-        self.process.join()
-
-
-def serve(connection: Connection, make: Callable[..., Callable[[int], object]], arguments: tuple[object, ...]) -> None:
-    work = make(*arguments)
-    while True:
-        try:
-            batch_size = connection.recv()
-        except EOFError:
-            return
-        work(batch_size)
-        connection.send(None)
-
-
 def make_ours(folder: Path, arguments: argparse.Namespace) -> Callable[[int], object]:
     """Our model, without the savings that diffusers' pipeline does not have."""
     set_threads(arguments)
@@ -189,14 +139,6 @@ def warm_rows(batch_size: int, timings: dict[str, Timing]) -> list[tuple[str, st
     return rows
 
 
-@dataclasses.dataclass(frozen=True)
-class ColdRun:
-    """A whole process: wall time, and the most memory it held."""
-
-    seconds: float
-    peak_bytes: int
-
-
 def time_cold(
     folder: Path, size: tuple[int, int], count: int, arguments: argparse.Namespace
 ) -> dict[str, list[ColdRun]]:
@@ -216,18 +158,6 @@ def time_cold(
                 if number >= 0:
                     runs[name].append(run)
     return runs
-
-
-def run_cold(command: list[str], log: Path) -> ColdRun:
-    measured = subprocess.run(
-        [sys.executable, "-c", MEASURING_SCRIPT, str(log), *command], capture_output=True, text=True, check=True
-    )
-    facts = json.loads(measured.stdout)
-    if facts["exit_code"]:
-        message = log.read_text(errors="replace")[-2000:]
-        raise RuntimeError(f"{command[0]} ended with {facts['exit_code']}: {message}")
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return ColdRun(facts["seconds"], facts["maxrss"] * unit)
 
 
 def cold_rows(count: int, runs: dict[str, list[ColdRun]]) -> list[tuple[str, str, str, str]]:

@@ -17,7 +17,7 @@ LAYERS = {
     "diffusion": 0,
     "text": 0,
     "data": 0,
-    "device": 0,
+    "device": -1,
     "models": 1,
     "weights": 2,
     "foreign_recipe": 2,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from toile.errors import ToileError
 
@@ -15,6 +17,7 @@ _C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 # back.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 2**30
+_MADV_PAGEOUT = 21  # of Linux 5.4 and later; others refuse it
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -87,6 +90,25 @@ def keep_freed_memory() -> None:
         return
     _C_LIBRARY.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
     _C_LIBRARY.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def give_back_freed_memory() -> None:
+    """Returns to the system what was kept, where one kind of work ends and another needs tensors of other sizes."""
+    if _C_LIBRARY is not None and hasattr(_C_LIBRARY, "malloc_trim"):
+        _C_LIBRARY.malloc_trim(0)
+
+
+def page_out(tensor: Tensor) -> None:
+    """Asks the system to take what it can of a CPU tensor's memory, as it will hardly be read again.
+
+    Pages of a mapped file stop counting as memory of this process. No content is lost: it is read again when needed.
+    """
+    if _C_LIBRARY is None or tensor.device.type != "cpu":
+        return
+    first, last = tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size()
+    first, last = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < last:
+        _C_LIBRARY.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_PAGEOUT)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -48,6 +48,10 @@ class GenerationSettings:
             A1111 web UI, "attention" its part in the cross-attention; see `toile.text.word_weights`.
         safety: what happens to pictures that the model's safety checker flags, if it has one: "blur" them, "refuse" to
             make them, only "report" it; "off" does not ask.
+        deepcache: 1 to 1000, at each how many-th step all but the U-Net's outermost layers work; 1 = at every step.
+        tgate: 0 to 1, the share of the steps after which words act as they last did, without guidance; 1 = never.
+        vae_bands: whether the autoencoder works in bands of rows, which gives the same picture but for rounding, slower
+            and in less memory; None = where the whole would not fit.
 
     Raises:
         ToileError: a value out of range, with its name and what is allowed.
@@ -72,6 +76,9 @@ class GenerationSettings:
     noise_candidates: int = 1
     word_weights: str = "embedding"
     safety: str = "blur"
+    deepcache: int = 1
+    tgate: float = 1.0
+    vae_bands: bool | None = None
 
     def __post_init__(self) -> None:
         check_whole("width", self.width, 1, MAX_SIDE)
@@ -79,6 +86,8 @@ class GenerationSettings:
         check_whole("steps", self.steps, 1, MAX_STEPS)
         check_whole("noise_candidates", self.noise_candidates, 1, MAX_CANDIDATES)
         check_whole("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
+        check_whole("deepcache", self.deepcache, 1, MAX_STEPS)
+        check_number("tgate", self.tgate, 0.0, 1.0)
         check_number("guidance", self.guidance, 0.0, MAX_GUIDANCE)
         check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
         for name, strength in (("strength", self.strength), ("hires_strength", self.hires_strength)):
@@ -94,6 +103,8 @@ class GenerationSettings:
             raise ToileError(f"word_weights is {self.word_weights!r}; allowed: {', '.join(WORD_WEIGHTS)}")
         if self.safety not in SAFETY_ACTIONS:
             raise ToileError(f"safety is {self.safety!r}; allowed: {', '.join(SAFETY_ACTIONS)}")
+        if not isinstance(self.vae_bands, bool | None):
+            raise ToileError(f"vae_bands is {self.vae_bands!r}; allowed: true, false, or none to let memory decide")
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
             if not 0 <= low < high < math.inf:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -44,6 +44,9 @@ from toile.text.tokenizer import Tokenizer
 from toile.text.word_weights import weigh_states, weigh_values
 from toile.weights.files import read_json, write_json_atomically
 from toile.weights.folder import build_empty, fill_component, load_component, read_config, save_component, write_config
+from toile.weights.mapping import Placement
+
+_PIXELS_TOGETHER = 512 * 512
 
 
 @dataclass(frozen=True)
@@ -144,10 +147,9 @@ class LatentDiffusion:
         if chosen_device.type == "cpu":
             keep_freed_memory()
         read = _read_file if Path(model).is_file() else _read_folder
-        loaded = read(model, chosen_dtype, tokenizer)
+        loaded = read(model, Placement(chosen_dtype, chosen_device, torch.channels_last), tokenizer)
         for network in (loaded.unet, loaded.vae, loaded.text_encoder):
             network.eval().requires_grad_(False)
-            network.to(device=chosen_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             pack_weights(network)
         return replace(loaded, origin=str(model))
 
@@ -188,8 +190,8 @@ class LatentDiffusion:
         folder = Path(self.origin or "") / "safety_checker"
         if self.origin is None or not folder.is_dir():
             return None
-        checker = load_component(folder, SafetyChecker, SafetyCheckerConfig, self.dtype)
-        return checker.eval().requires_grad_(False).to(self.device)
+        checker = load_component(folder, SafetyChecker, SafetyCheckerConfig, Placement(self.dtype, self.device))
+        return checker.eval().requires_grad_(False)
 
     @cached_property
     def facts(self) -> ModelFacts | None:
@@ -220,10 +222,14 @@ class LatentDiffusion:
         """Whether the U-Net is one for inpainting, which is told the mask and the picture around it."""
         return self.unet.config.in_channels == 2 * self.vae.config.latent_channels + 1
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1], H and W as `latent_shape` allows -> float32 latents (B, C, h, w)."""
+    def encode_images(self, images: Tensor, in_bands: bool = False) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1], H and W as `latent_shape` allows -> float32 latents (B, C, h, w).
+
+        Large pictures pass the autoencoder one after the other; `in_bands` saves memory within a picture, see `VAE`.
+        """
         images = images.to(self.device, self.dtype, memory_format=torch.channels_last)
-        return self.vae.encode_images(images).float()
+        parts = images.split(pictures_together(images.shape[-2] * images.shape[-1]))
+        return torch.cat([self.vae.encode_images(part, in_bands).float() for part in parts])
 
     def prompt_form(self, prompts: Sequence[str], word_weights: str = "embedding") -> PromptForm:
         """The form that these prompts have together: as many rows as the longest needs, values if any needs them.
@@ -250,18 +256,37 @@ class LatentDiffusion:
         read = tuple(tokenize_prompt(self.tokenizer, prompt) for prompt in prompts)
         form = form or _form_of(read, word_weights)
         ids, weights = stack_prompts(self.tokenizer, read, form.num_rows)
-        states = self.text_encoder(ids.flatten(0, 1).to(self.device)).unflatten(0, (len(read), form.num_rows))
+        ids, weights = ids.to(self.device), weights.to(self.device)
+        states = self._encode_rows(ids)  # (B, R, L, D)
+        encode_without = partial(self._encode_rows, ids)
         if word_weights == "embedding" and any(prompt.is_weighted for prompt in read):
-            states = weigh_states(states, weights)
-        states = states.flatten(1, 2)  # (B, R, L, D) -> (B, R * L, D)
+            states = weigh_states(states, weights, encode_without)
         if form.has_values:
-            states = weigh_values(states, weights.flatten(1))
-        return EncodedPrompts(states, tuple(prompt.cut for prompt in read), read)
+            states = weigh_values(states, weights, encode_without)  # (B, 2, R, L, D)
+        return EncodedPrompts(states.flatten(-3, -2), tuple(prompt.cut for prompt in read), read)
 
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) -> float32 images (B, 3, H, W) around [-1, 1], not clamped."""
+    def _encode_rows(self, ids: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """(B, R, L) -> (B, R, L, D), each row on its own; `hidden` (B, R, L) as `CLIPTextModel` takes it."""
+        states = self.text_encoder(ids.flatten(0, 1), hidden=None if hidden is None else hidden.flatten(0, 1))
+        return states.unflatten(0, ids.shape[:2])
+
+    def decode_latents(self, latents: Tensor, in_bands: bool = False) -> Tensor:
+        """Latents (B, C, h, w) -> float32 images (B, 3, H, W) around [-1, 1], not clamped.
+
+        Large pictures pass the autoencoder one after the other; `in_bands` saves memory within a picture, see `VAE`.
+        """
         latents = latents.to(self.device, self.dtype, memory_format=torch.channels_last)
-        return self.vae.decode_latents(latents).float()
+        pixels = latents.shape[-2] * latents.shape[-1] * self.vae.config.downsampling**2
+        parts = latents.split(pictures_together(pixels))
+        return torch.cat([self.vae.decode_latents(part, in_bands).float() for part in parts])
+
+
+def pictures_together(pixels: int) -> int:
+    """How many pictures of so many pixels pass the autoencoder together: as many as one of 512x512 is large, or one.
+
+    It depends on nothing else, so that pictures are rounded alike wherever they are made again.
+    """
+    return max(1, _PIXELS_TOGETHER // pixels)
 
 
 def _form_of(prompts: Sequence[PromptTokens], word_weights: str) -> PromptForm:
@@ -269,26 +294,26 @@ def _form_of(prompts: Sequence[PromptTokens], word_weights: str) -> PromptForm:
     return PromptForm(max(prompt.num_rows for prompt in prompts), has_values)
 
 
-def _read_folder(model: str | Path, dtype: torch.dtype, tokenizer: Path | Tokenizer | None) -> LatentDiffusion:
+def _read_folder(model: str | Path, placement: Placement, tokenizer: Path | Tokenizer | None) -> LatentDiffusion:
     folder = find_model(model)
-    unet = load_component(folder / "unet", UNet, UNetConfig, dtype)
-    vae = load_component(folder / "vae", VAE, VAEConfig, dtype)
-    text_encoder = load_component(folder / "text_encoder", CLIPTextModel, CLIPTextConfig, dtype)
+    unet = load_component(folder / "unet", UNet, UNetConfig, placement)
+    vae = load_component(folder / "vae", VAE, VAEConfig, placement)
+    text_encoder = load_component(folder / "text_encoder", CLIPTextModel, CLIPTextConfig, placement)
     schedule = NoiseSchedule(read_config(folder / "scheduler" / SCHEDULE_NAME, ScheduleConfig))
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = Tokenizer.load(Path(tokenizer or folder / "tokenizer"))
     return LatentDiffusion(vae, text_encoder, tokenizer, unet, schedule, read_settings(folder, unet.config, vae.config))
 
 
-def _read_file(model: str | Path, dtype: torch.dtype, tokenizer: Path | Tokenizer | None) -> LatentDiffusion:
-    parts = read_model(model, tokenizer)
+def _read_file(model: str | Path, placement: Placement, tokenizer: Path | Tokenizer | None) -> LatentDiffusion:
+    parts = read_model(model, tokenizer, placement=placement)
     assert parts.tokenizer is not None
     tensors, what = parts.tensors, str(model)
     return LatentDiffusion(
-        fill_component(build_empty(VAE, parts.vae), tensors["vae"], dtype, what),
-        fill_component(build_empty(CLIPTextModel, parts.text_encoder), tensors["text_encoder"], dtype, what),
+        fill_component(build_empty(VAE, parts.vae), tensors["vae"], what),
+        fill_component(build_empty(CLIPTextModel, parts.text_encoder), tensors["text_encoder"], what),
         parts.tokenizer,
-        fill_component(build_empty(UNet, parts.unet), tensors["unet"], dtype, what),
+        fill_component(build_empty(UNet, parts.unet), tensors["unet"], what),
         NoiseSchedule(parts.schedule),
         parts.default_settings,
         notes=parts.notes,

@@ -24,6 +24,7 @@ from toile.weights.folder import CONFIG_NAME, component_files
 INDEX_NAME = "model_index.json"
 SETTINGS_NAME = "toile.json"
 SCHEDULE_NAME = "scheduler_config.json"
+_LAYOUT_VERSION = "0.35.0"  # of diffusers; its pipeline for repainting reads no index without one
 PIPELINE_CLASS = "StableDiffusionPipeline"
 # These have the same components; what differs is what the program does with them.
 _SAME_LAYOUT = (PIPELINE_CLASS, "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
@@ -123,7 +124,8 @@ def write_model_index(folder: Path) -> None:
     """Writes model_index.json, which tells diffusers the class of each component."""
     components: dict[str, Any] = {name: list(names) for name, names in _COMPONENT_CLASSES.items()}
     absent = {"feature_extractor": [None, None], "image_encoder": [None, None], "safety_checker": [None, None]}
-    entries = {"_class_name": PIPELINE_CLASS, **components, **absent, "requires_safety_checker": False}
+    head = {"_class_name": PIPELINE_CLASS, "_diffusers_version": _LAYOUT_VERSION}
+    entries = {**head, **components, **absent, "requires_safety_checker": False}
     write_json_atomically(folder / INDEX_NAME, entries)
 
 

@@ -68,6 +68,9 @@ def test_all_flags_reach_the_recipe(tiny_folder: Path) -> None:
     assert (settings.guidance_rescale, settings.sampler, settings.spacing) == (0.3, "ddim", "linspace")
     assert (settings.eta, settings.width, settings.height, settings.negative) == (0.25, 28, 36, "red")
     assert (settings.batch_size, recipe.machine.dtype, recipe.machine.device) == (2, "float32", "cpu")
+    for flag, expected in (("--vae-bands", True), ("--no-vae-bands", False)):
+        assert generate(tiny_folder, "-p", "belt", "--out", f"with{flag}", "--seed", "5", flag) == 0
+        assert read_recipe(Path(f"with{flag}", "0001-belt-s5.png")).settings.vae_bands is expected
 
 
 def test_without_seed_one_is_drawn_and_printed(tiny_folder: Path, capsys: Output) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toile.errors import ToileError
-from toile.evaluation.dose import label_of, measure_dose, spearman
+from toile.evaluation.dose import label_of, log_odds, measure_dose, spearman
 from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig, AttributeLabels
 
 LABELS = AttributeLabels(("Dresses", "Belts"), ("Red", "Blue"), ("Men", "Women"), ("Casual", "Formal"))
@@ -22,6 +22,14 @@ def rows(*values: float) -> torch.Tensor:
 )
 def test_rank_correlation(second: tuple[float, ...], expected: float) -> None:
     assert spearman(rows(1, 10, 100, 1000), rows(*second)) == pytest.approx(expected)
+
+
+def test_a_judge_that_is_sure_is_not_yet_tied() -> None:
+    logits = torch.tensor([[1.0, 2.0, 0.0], [30.0, 0.0, 0.0], [40.0, 0.0, 0.0]])
+    odds = log_odds(logits, 0)
+    torch.testing.assert_close(odds[:1].sigmoid(), logits.double().softmax(-1)[:1, 0])
+    assert float(logits[1].softmax(-1)[0]) == float(logits[2].softmax(-1)[0]) == 1
+    torch.testing.assert_close(odds[2] - odds[1], torch.tensor(10.0, dtype=torch.float64))
 
 
 def judge() -> AttributeClassifier:

@@ -87,6 +87,8 @@ def test_progress_ends_at_one(tiny_model: LatentDiffusion) -> None:
         {"negative": "red"},
         {"width": 28},
         {"height": 36},
+        {"deepcache": 2},
+        {"tgate": 0.5},
     ],
     ids=lambda change: "-".join(change),
 )
@@ -98,7 +100,7 @@ def test_every_field_changes_the_picture(tiny_model: LatentDiffusion, change: di
 
 def test_guidance_of_one_asks_the_network_once_a_picture(tiny_model: LatentDiffusion) -> None:
     rows = []
-    handle = tiny_model.unet.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
+    handle = tiny_model.unet.register_forward_hook(lambda module, inputs, result: rows.append(len(result)))
     make(tiny_model, GenerateRequest(("a",), num_images=2, guidance=1.0))
     make(tiny_model, GenerateRequest(("a",), num_images=2, guidance=2.0))
     handle.remove()

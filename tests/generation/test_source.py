@@ -89,11 +89,12 @@ def test_only_the_masked_part_changes(tiny_model: LatentDiffusion, sampler: str)
         assert not changed[HEIGHT // 2 :].any()
 
 
+@pytest.mark.parametrize("rescale", [0.0, 0.7])
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "euler_ancestral"])
-def test_the_kept_part_of_the_latents_ends_as_it_was(tiny_model: LatentDiffusion, sampler: str) -> None:
+def test_the_kept_part_of_the_latents_ends_as_it_was(tiny_model: LatentDiffusion, sampler: str, rescale: float) -> None:
     source = SourceImage(pixels(), half_mask())
     encoded = encode_source(tiny_model, source)
-    request = replace(REQUEST, source=source, strength=1.0, sampler=sampler)
+    request = replace(REQUEST, source=source, strength=1.0, sampler=sampler, guidance_rescale=rescale)
     last = [event for event in generate(tiny_model, request) if isinstance(event, GenerateStep)][-1]
     kept = encoded.latents.expand_as(last.denoised)[:, :, 4:]
     torch.testing.assert_close(last.denoised[:, :, 4:], kept, rtol=0, atol=1e-5)
@@ -133,6 +134,18 @@ def test_inpainting_networks_are_told_mask_and_picture(inpainting_model: LatentD
     encoded = [encode_source(inpainting_model, SourceImage(each, half_mask())) for each in (pixels(), other_painted)]
     assert encoded[0].kept is not None and encoded[1].kept is not None
     assert torch.equal(encoded[0].kept, encoded[1].kept)  # what is under the mask is not told
+
+
+def test_inpainting_networks_are_told_where_the_picture_is_grey_not_where_a_soft_mask_begins(
+    inpainting_model: LatentDiffusion,
+) -> None:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[: HEIGHT // 2], mask[HEIGHT // 2 : HEIGHT * 3 // 4] = 255, 100
+    encoded = encode_source(inpainting_model, SourceImage(pixels(), mask))
+    assert encoded.grey_mask is not None and encoded.latent_mask is not None
+    rows = len(encoded.grey_mask[0, 0])
+    assert encoded.grey_mask[0, 0, :, 0].tolist() == [1.0] * (rows // 2) + [0.0] * (rows // 2)
+    assert bool((encoded.latent_mask[0, 0, : rows * 3 // 4] > 0).all())
 
 
 def test_inpainting_networks_also_paint_without_a_picture(inpainting_model: LatentDiffusion, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion, PromptForm
 from toile.nn.attention import Attention
 from toile.picture_recipe import read_recipe
-from toile.text.word_weights import WORD_WEIGHTS, weigh_states, weigh_values
+from toile.text.word_weights import LATER_SHARE, WORD_WEIGHTS, weigh_states, weigh_values
 
 LONG = "navy blue checked shirt for men, black leather belt, red floral dress for women"  # 2 rows of the tiny model
 
@@ -41,13 +41,17 @@ def assert_equal(one: Tensor, other: Tensor) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+def unasked(hidden: Tensor) -> Tensor:
+    raise AssertionError("nothing is weighted, so nothing is encoded without it")
+
+
 # Formulas.
 
 
 def test_embedding_multiplies_states_and_keeps_the_mean() -> None:
     states, weights = random(2, 3, 5, 8) + 1, torch.ones(2, 3, 5)
     weights[0, 1, 2], weights[1, 0, 3] = 1.5, 0.0
-    weighted = weigh_states(states, weights)
+    weighted = weigh_states(states, weights, unasked)
     torch.testing.assert_close(weighted.mean(dim=(-2, -1)), states.mean(dim=(-2, -1)))
     row = states[0, 1] * weights[0, 1, :, None]
     torch.testing.assert_close(weighted[0, 1], row * states[0, 1].mean() / row.mean())
@@ -59,25 +63,24 @@ def test_embedding_multiplies_states_and_keeps_the_mean() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_weights_of_one_change_no_bit(dtype: torch.dtype) -> None:
     states = random(2, 1, 5, 8).to(dtype)
-    assert_equal(weigh_states(states, torch.ones(2, 1, 5)), states)
-    assert_equal(
-        weigh_states(torch.zeros(1, 1, 5, 8, dtype=dtype), torch.ones(1, 1, 5)), torch.zeros(1, 1, 5, 8).to(dtype)
-    )
-    keys, values = weigh_values(states[:, 0], torch.ones(2, 5)).unbind(1)
-    assert_equal(keys, states[:, 0])
-    assert_equal(values, states[:, 0])
+    zeros = torch.zeros(1, 1, 5, 8, dtype=dtype)
+    assert_equal(weigh_states(states, torch.ones(2, 1, 5), unasked), states)
+    assert_equal(weigh_states(zeros, torch.ones(1, 1, 5), unasked), zeros)
+    keys, values = weigh_values(states, torch.ones(2, 1, 5), unasked).unbind(1)
+    assert_equal(keys, states)
+    assert_equal(values, states)
 
 
 def test_a_mean_of_cancelling_states_is_not_brought_back() -> None:
     states = torch.tensor([1.0, -1.0, 0.01])[None, None, :, None].expand(1, 1, 3, 4)
     weights = torch.tensor([[[1.5, 1.0, 1.0]]])  # the mean grows 51 times, though no weight is above 1.5
-    assert_equal(weigh_states(states, weights), states * weights[..., None])
+    assert_equal(weigh_states(states, weights, unasked), states * weights[..., None])
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, -100.0, 100.0])
 def test_a_row_whose_mean_cannot_be_kept_is_not_blown_up(weight: float) -> None:
     states = random(1, 1, 5, 8) + 1
-    weighted = weigh_states(states, torch.full((1, 1, 5), weight))
+    weighted = weigh_states(states, torch.full((1, 1, 5), weight), lambda hidden: states)
     assert bool(weighted.isfinite().all())
     if weight > 0:
         torch.testing.assert_close(weighted, states)
@@ -85,38 +88,87 @@ def test_a_row_whose_mean_cannot_be_kept_is_not_blown_up(weight: float) -> None:
         assert_equal(weighted, states * weight)
 
 
+def test_embedding_goes_on_below_zero_from_where_it_was() -> None:
+    states, without = random(1, 1, 4, 6) + 1, random(1, 1, 4, 6, seed=1)
+
+    def weighed(weight: float) -> Tensor:
+        return weigh_states(states, torch.tensor([[[1.0, weight, 1.0, 1.0]]]), lambda hidden: without)
+
+    at_zero = weighed(0.0)
+    torch.testing.assert_close(weighed(-1e-6), at_zero, rtol=0, atol=1e-5)
+    below = weighed(-2.0)
+    assert_equal(below[:, :, 0], at_zero[:, :, 0])
+    torch.testing.assert_close(below[:, :, 1], -2 * states[:, :, 1])
+    difference = (states - without)[:, :, 2:]
+    torch.testing.assert_close(below[:, :, 2:], at_zero[:, :, 2:] - 2 * LATER_SHARE * difference)
+
+
 def test_attention_multiplies_what_each_word_brings_without_renormalising() -> None:
     torch.manual_seed(0)
     layer, tokens, words = Attention(8, 6, 2).eval(), random(2, 5, 8), random(2, 4, 6, seed=1)
     weights = torch.tensor([[1.0, 0.0, -2.0, 1.5], [1.0, 1.0, 1.0, 1.0]])
 
+    def weighed(weights: Tensor) -> Tensor:  # words that say nothing to each other
+        return weigh_values(words[:, None], weights[:, None], lambda hidden: words[:, None]).flatten(2, 3)
+
     def heads(x: Tensor) -> Tensor:
         return x.unflatten(-1, (2, 4)).transpose(1, 2)
 
     with torch.no_grad():
-        got = layer(tokens, weigh_values(words, weights))
+        got = layer(tokens, weighed(weights))
         query, key, value = heads(layer.to_q(tokens)), heads(layer.to_k(words)), heads(layer.to_v(words))
         shares = (query @ key.transpose(-1, -2) / 2).softmax(-1) * weights[:, None, None, :]
         expected = layer.to_out[0]((shares @ value).transpose(1, 2).flatten(2))
         torch.testing.assert_close(got, expected)
-        assert_equal(layer(tokens, weigh_values(words, torch.ones(2, 4))), layer(tokens, words))
+        assert_equal(layer(tokens, weighed(torch.ones(2, 4))), layer(tokens, words))
+
+
+def test_what_a_word_brings_to_others_is_weighed_with_it() -> None:
+    states, without = random(1, 1, 4, 6), random(1, 1, 4, 6, seed=1)
+    weights = torch.tensor([[[1.0, 3.0, 1.0, 1.0]]])
+    keys, values = weigh_values(states, weights, lambda hidden: without).unbind(1)
+    assert_equal(keys, states)
+    assert_equal(values[:, :, 0], states[:, :, 0])
+    torch.testing.assert_close(values[:, :, 1], 3 * states[:, :, 1])
+    difference = (states - without)[:, :, 2:]
+    torch.testing.assert_close(values[:, :, 2:], states[:, :, 2:] + 2 * LATER_SHARE * difference)
+
+
+def test_what_words_of_several_weights_bring_adds_up() -> None:
+    states = random(1, 2, 5, 6)
+    weights = torch.ones(1, 2, 5)
+    weights[0, 0, 1], weights[0, 1, 2] = 0.5, -1.0
+
+    def encode_without(hidden: Tensor) -> Tensor:
+        return states * (1 - 0.1 * hidden.sum(-1, keepdim=True)[..., None])
+
+    def change(weights: Tensor) -> Tensor:
+        return weigh_values(states, weights, encode_without)[:, 1] - states
+
+    alone = [torch.where(weights == weight, weights, torch.ones(())) for weight in (0.5, -1.0)]
+    torch.testing.assert_close(change(weights), change(alone[0]) + change(alone[1]))
+    assert change(alone[0])[0, 1].abs().max() == 0  # the other row
 
 
 def test_weights_reach_packed_layers_in_half_precision(tiny_folder: Path) -> None:
     model = LatentDiffusion.load(tiny_folder, device="cpu", dtype="bfloat16")
     attention = model.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2  # type: ignore[index, union-attr]
     tokens, words = random(2, 48, 16).bfloat16(), random(2, 16, 16, seed=1).bfloat16()
-    weights = torch.ones(2, 16)
-    weights[:, 3] = 2.0
+    weights = torch.ones(2, 1, 16)
+    weights[..., 3] = 2.0
+
+    def weighed(words: Tensor) -> Tensor:
+        return weigh_values(words[:, None], weights, lambda hidden: words[:, None]).flatten(2, 3)
+
     with torch.inference_mode():
-        got = attention(tokens, weigh_values(words, weights))
-        exact = attention.float()(tokens.float(), weigh_values(words.float(), weights))
+        got = attention(tokens, weighed(words))
+        exact = attention.float()(tokens.float(), weighed(words.float()))
     torch.testing.assert_close(got.float(), exact, rtol=0.05, atol=0.02)
 
 
 def test_guidance_joins_weighted_conditions_and_refuses_mixed_ones() -> None:
     def denoiser(x: Tensor, sigma: float | Tensor, cond: Tensor) -> Tensor:
-        return x + cond.mean(dim=(2, 3)).diff(dim=1).view(-1, 1, 1, 1)
+        return x.repeat(len(cond) // len(x), 1, 1, 1) + cond.mean(dim=(2, 3)).diff(dim=1).view(-1, 1, 1, 1)
 
     denoiser.prediction_type = "epsilon"  # type: ignore[attr-defined]
     x, cond, uncond = random(3, 4, 2, 2), random(3, 2, 5, 8, seed=1), random(1, 2, 5, 8, seed=2)
@@ -157,10 +209,15 @@ def test_weights_act_on_their_words(tiny_model: LatentDiffusion) -> None:
     keys, values = encoded.states.unbind(1)
     assert_equal(keys, plain)
     assert values[0, positions].abs().max() == 0
-    others = [place for place in range(16) if place not in positions]
-    assert_equal(values[:, others], plain[:, others])
+    assert_equal(values[:, : positions[0]], plain[:, : positions[0]])
+    later = slice(positions[-1] + 1, None)
+    ids, hidden = encoded.tokens[0].ids, torch.zeros(1, 16, dtype=torch.bool)
+    hidden[0, positions] = True
+    without = tiny_model.text_encoder(ids, hidden=hidden)
+    torch.testing.assert_close(values[:, later], plain.lerp(without, LATER_SHARE)[:, later])
 
     states = tiny_model.encode_prompts(["red (dress:0)"], "embedding").states
+    others = [place for place in range(16) if place not in positions]
     assert states[0, positions].abs().max() == 0
     factors = (states / plain)[:, others]
     torch.testing.assert_close(factors, factors[:1, :1, :1].expand_as(factors))
@@ -203,17 +260,10 @@ def test_weights_in_the_negative_prompt_count(tiny_model: LatentDiffusion, word_
     assert not np.array_equal(one, other)
 
 
-def test_what_a_word_of_weight_zero_brings_does_not_matter(tiny_model: LatentDiffusion) -> None:
+def test_the_network_is_told_of_values_of_their_own(tiny_model: LatentDiffusion) -> None:
     cond = tiny_model.encode_prompts(["red (dress:0)"], "attention").states
-    [word] = [word for word in tiny_model.encode_prompts(["red dress"]).tokens[0].words if word.text == "dress"]
-    other_word = tiny_model.encode_prompts(["red belt"]).states
-    weights = torch.ones(1, 16)
-    weights[:, list(word.positions)] = 0
-    changed = torch.stack([cond[:, 0], torch.where(weights[..., None] == 0, other_word, cond[:, 0])], dim=1)
-    changed[:, 1] *= weights[..., None]
     x, timestep = random(1, 4, 8, 6), torch.tensor([500.0])
     with torch.inference_mode():
-        assert_equal(tiny_model.unet(x, timestep, changed), tiny_model.unet(x, timestep, cond))
         unweighted = tiny_model.unet(x, timestep, cond[:, 0])
         assert not torch.allclose(unweighted, tiny_model.unet(x, timestep, cond))
 

@@ -74,6 +74,16 @@ def test_a_token_sees_only_what_stands_before_it() -> None:
     assert (before[:, 5:] - after[:, 5:]).abs().amax(dim=-1).min() > 1e-6
 
 
+def test_what_a_hidden_token_says_matters_to_itself_alone() -> None:
+    model, ids = build_text(), random_ids(2)
+    changed, hidden = ids.clone(), torch.zeros(2, 9, dtype=torch.bool)
+    changed[:, 3] = (changed[:, 3] + 1) % 48
+    hidden[:, 3] = True
+    moved = (model(ids, hidden=hidden) - model(changed, hidden=hidden)).abs().amax(-1) > 1e-6
+    assert torch.equal(moved, hidden)
+    torch.testing.assert_close(model(ids, hidden=torch.zeros_like(hidden)), model(ids))
+
+
 def test_shorter_rows_give_the_same_states() -> None:
     model, ids = build_text(), random_ids(2)
     torch.testing.assert_close(model(ids[:, :4]), model(ids)[:, :4])

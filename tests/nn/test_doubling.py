@@ -55,6 +55,18 @@ def test_it_follows_changes_of_the_weights() -> None:
     torch.testing.assert_close(again.doubled(x), one_after_the_other(again, x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("packs", [False, True])
+@torch.no_grad()
+def test_both_uses_of_one_layer_for_inputs_of_one_size(packs: bool) -> None:
+    # Odd sizes are doubled, cut and convolved; the next picture may have just that size before it is doubled.
+    conv, x = layer(), features(4, 4, torch.float32)
+    if packs:
+        pack_weights(conv)
+    for _ in range(2):
+        torch.testing.assert_close(conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1))
+        torch.testing.assert_close(conv.doubled(x), one_after_the_other(conv, x), rtol=1e-4, atol=1e-5)
+
+
 def test_doubling_is_a_nearest_neighbour_resize() -> None:
     x = features(3, 5, torch.float32)
     assert torch.equal(doubled(x), F.interpolate(x, scale_factor=2, mode="nearest"))

@@ -123,6 +123,42 @@ def test_layers_that_have_packed_their_weights_can_be_copied_and_saved() -> None
     assert list(layer.state_dict()) == ["weight", "bias"]
 
 
+def replaced(name: str) -> tuple[nn.Module, nn.Module, Tensor]:
+    """A layer whose packed weights took the place of the plain ones, the same as it was, and an input."""
+    layer = build(name).bfloat16().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before, x = copy.deepcopy(layer), inputs_of(layer)[0].bfloat16()
+    layer.packs = layer.replaces = True
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x).float(), plain(before, x), rtol=2e-2, atol=2e-2)
+    assert layer.weight.is_meta and layer.weight.shape == before.weight.shape
+    return layer, before, x
+
+
+@pytest.mark.skipif(not layers._HAS_PACKING, reason="this build of PyTorch has no oneDNN")
+@pytest.mark.parametrize("name", LAYERS)
+def test_packed_weights_that_replace_the_plain_ones_are_these_again_when_they_are_wanted(name: str) -> None:
+    layer, before, x = replaced(name)
+    with torch.inference_mode():
+        expected = layer(x)
+        assert torch.equal(layer(x), expected)
+        larger = torch.cat([x, x])
+        torch.testing.assert_close(layer(larger).float(), plain(before, larger), rtol=2e-2, atol=2e-2)
+    saved = layer.state_dict()
+    assert torch.equal(saved["weight"], before.weight) and saved["weight"].stride() == before.weight.stride()
+    assert layer.weight.is_meta  # saving changes nothing
+    copied = copy.deepcopy(layer)
+    assert torch.equal(copied.weight, before.weight)
+    layer, before, x = replaced(name)
+    assert torch.equal(layer.float().weight, before.weight.float())
+    layer, before, x = replaced(name)
+    layer.load_state_dict({key: value * 2 for key, value in before.state_dict().items()})
+    assert torch.equal(layer.weight, before.weight * 2)
+    layer, before, x = replaced(name)
+    gradient_wanted = x.clone().requires_grad_()
+    layer(gradient_wanted).sum().backward()
+    assert gradient_wanted.grad is not None and torch.equal(layer.weight, before.weight)
+
+
 def test_layers_of_the_same_input_are_one_product() -> None:
     torch.manual_seed(0)
     three = [Linear(16, width, bias=False).bfloat16().requires_grad_(False) for width in (8, 32, 24)]
@@ -137,10 +173,18 @@ def test_layers_of_the_same_input_are_one_product() -> None:
         assert not linear_together(three, x)[1].any()
 
 
-def test_networks_that_are_too_large_or_made_in_inference_mode_keep_no_copies() -> None:
-    layer = build("linear")
-    pack_weights(layer, max_bytes=16 * 32 * 4 - 1)
-    assert not layer.packs
+@pytest.mark.skipif(not layers._HAS_PACKING, reason="this build of PyTorch has no oneDNN")
+def test_large_networks_keep_no_copies() -> None:
+    large, small = Linear(256, 256), Linear(16, 32)
+    network = nn.ModuleList([large, small])
+    pack_weights(network, max_bytes=256 * 256 * 4)
+    assert (large.packs, large.replaces) == (True, True)
+    assert (small.packs, small.replaces) == (False, False)
+    pack_weights(network)
+    assert (large.packs, large.replaces) == (True, False) == (small.packs, small.replaces)
+
+
+def test_weights_made_in_inference_mode_are_not_packed() -> None:
     with torch.inference_mode():
         made = Linear(16, 32)
         pack_weights(made)

@@ -44,7 +44,7 @@ def theirs(randomize: Callable[[nn.Module], None]) -> StableDiffusionSafetyCheck
 def ours(theirs: StableDiffusionSafetyChecker, tmp_path_factory: pytest.TempPathFactory) -> SafetyChecker:
     folder = tmp_path_factory.mktemp("safety_checker")
     theirs.save_pretrained(folder)
-    return load_component(folder, SafetyChecker, SafetyCheckerConfig, torch.float32)
+    return load_component(folder, SafetyChecker, SafetyCheckerConfig)
 
 
 def random_images() -> Tensor:

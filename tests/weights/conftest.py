@@ -25,7 +25,7 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
     return model
 
 
@@ -106,7 +106,8 @@ def assert_same_tensors(actual: ModelParts, expected: ModelParts) -> None:
         for name, tensor in network.items():
             other = actual.tensors[part][name]
             assert other.dtype == tensor.dtype
-            assert torch.equal(other, tensor), f"{part}.{name}"
+            bits, expected_bits = (each.contiguous().reshape(-1).view(torch.uint8) for each in (other, tensor))
+            assert torch.equal(bits, expected_bits), f"{part}.{name}"
 
 
 def assert_same_model(actual: ModelParts, expected: ModelParts) -> None:

@@ -22,6 +22,7 @@ from toile.weights.folder import (
     save_component,
     write_config,
 )
+from toile.weights.mapping import Placement
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def test_component_round_trip(tmp_path: Path, dtype: torch.dtype) -> None:
     module.counts += 2**40
     save_component(tmp_path / "net", module, config, {"_class_name": "Net"}, dtype=dtype)
     assert {t.dtype for t in load_tensors(find_weights(tmp_path / "net")).values()} == {dtype, torch.int64}
-    loaded = load_component(tmp_path / "net", Net, NetConfig, torch.float32)
+    loaded = load_component(tmp_path / "net", Net, NetConfig)
     for name, tensor in module.state_dict().items():
         expected = tensor.to(dtype).to(torch.float32) if tensor.is_floating_point() else tensor
         assert torch.equal(loaded.state_dict()[name], expected)
@@ -182,12 +183,12 @@ def test_weights_are_found_under_each_standard_name(tmp_path: Path, filename: st
     module = Net(NetConfig(3))
     save_component(tmp_path, module, NetConfig(3), {}, dtype=torch.float32, filename=filename)
     assert find_weights(tmp_path).name == filename
-    assert bits(load_component(tmp_path, Net, NetConfig, torch.float32)) == bits(module)
+    assert bits(load_component(tmp_path, Net, NetConfig)) == bits(module)
 
 
 def test_loading_half_precision_keeps_half_precision(tmp_path: Path) -> None:
     save_component(tmp_path, Net(NetConfig(3)), NetConfig(3), {})
-    loaded = load_component(tmp_path, Net, NetConfig, torch.float16)
+    loaded = load_component(tmp_path, Net, NetConfig, Placement(torch.float16))
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float16}
 
 
@@ -245,6 +246,6 @@ def test_twenty_million_parameters_load_quickly(tmp_path: Path) -> None:
     load_weights(empty, {**tensors, "counts": torch.zeros(3, dtype=torch.int64)}, "random")
     save_component(tmp_path, empty, config, {})
     start = time.process_time()
-    loaded = load_component(tmp_path, Net, NetConfig, torch.float32)
+    loaded = load_component(tmp_path, Net, NetConfig)
     assert time.process_time() - start < 0.6
     assert sum(parameter.numel() for parameter in loaded.parameters()) == 20_010_000

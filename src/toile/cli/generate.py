@@ -59,6 +59,9 @@ def generate(
     wildcards: Path | None = None,
     prompts_file: Path | None = None,
     batch_size: int | None = None,
+    deepcache: int | None = None,
+    tgate: float | None = None,
+    vae_bands: Annotated[bool | None, Parameter(negative="--no-vae-bands")] = None,
     json_output: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
     """Make pictures from words.
@@ -104,6 +107,11 @@ def generate(
         wildcards: a folder; __colour__ in a prompt becomes a line of its colour.txt, chosen by the picture's seed.
         prompts_file: a text file with one prompt a line; blank lines are skipped.
         batch_size: pictures made together.
+        deepcache: faster, a little different: all but the U-Net's outermost layers work at every n-th step only, say 2.
+        tgate: faster, a little different: after this share of the steps, say 0.5, words act as they last did, without
+            guidance.
+        vae_bands: encode and decode pictures in bands of rows, slower and in less than half of the memory; if not
+            given, where they would not fit otherwise.
         json_output: print the result as JSON.
     """
     from toile.cli.like_flag import fill_in, read_likeness
@@ -136,6 +144,9 @@ def generate(
         "noise_candidates": None if init_noise is None else parse_init_noise(init_noise),
         "word_weights": word_weights,
         "safety": safety,
+        "deepcache": deepcache,
+        "tgate": tgate,
+        "vae_bands": vae_bands,
     }
 
     from toile.cli.picture_folder import PictureFolder
@@ -238,6 +249,8 @@ def _make(
                 result["model"] = None if event.recipe.model is None else asdict(event.recipe.model)
         finally:
             folder.finish_sheet()  # stopped early, what is there gets its sheet too
+        if request.vae_bands is None and result["settings"]["vae_bands"]:
+            display.print("decoded in bands of rows: pictures of this size do not fit into memory at once")
     result["sheets"] = [str(sheet) for sheet in folder.sheets]
     return result
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from toile.generation.request import GenerateRequest
 
 MAX_CELLS = 1000
-_NO_AXIS = {"prompts", "num_images", "source", "toward", "maps", "batch_size", "guidance_interval"}
+_NO_AXIS = {"prompts", "num_images", "source", "toward", "maps", "batch_size", "vae_bands", "guidance_interval"}
 
 
 def grid(

@@ -12,7 +12,7 @@ from toile.foreign_recipe import read_foreign_recipe
 from toile.generation_settings import GenerationSettings
 from toile.picture_recipe import CHUNK, read_recipe, read_texts
 
-_NOT_OF_A_PICTURE = {"batch_size"}
+_NOT_OF_A_PICTURE = {"batch_size", "vae_bands"}
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,12 @@ def weigh(
     Args:
         prompt: what the pictures should show.
         word: the word to weigh, or several in a row.
-        from_: lowest weight; 0 takes away what the word brings, below 0 is its opposite.
+        from_: lowest weight; at 0 the word adds nothing itself, below 0 it takes away.
         to: highest weight.
         stops: how many weights.
         num: seeds.
         seed: of the first row; the next ones have seed + 1, seed + 2, ...
-        word_weights: what the weight acts on: attention (how much the word adds) or embedding (the word's states).
+        word_weights: what the weight acts on: attention (how much the word brings) or embedding (the word's states).
         judge: folder of an attribute classifier, as toile train recipes/evaluator.toml makes it.
         out: folder for the pictures.
         negative: what the pictures should not show.

@@ -210,9 +210,7 @@ def product_words(record: Record) -> ProductWords:
         gender = "kids"
     found = title_words(title, {kind, master, get("subCategory", "")})
     special = [word.word for word in found if word.role == "name"]
-    parts = [
-        f"with {shade} {part}" for shade, part in _COLOURED_PART.findall(title) if kind in COLOURED_PARTS[part]
-    ]
+    parts = [f"with {shade} {part}" for shade, part in _COLOURED_PART.findall(title) if kind in COLOURED_PARTS[part]]
     return ProductWords(
         article=singular(kind) or general,
         special_article=special[0] if special else "",

@@ -26,7 +26,8 @@ class DoseResponse:
         attribute, label: what the judge was asked for; None without a judge that knows the word.
         probability: for each weight the judge's mean probability of that label; () without one.
         same_type: for each weight the share of pictures of which the judge names the same article type as of weight 1.
-        spearman: mean over the N seeds of the rank correlation of weight and probability; None without a judge.
+        spearman: mean over the N seeds of the rank correlation of weight and probability; None without a judge. It is
+            taken seed by seed, so no picture's probability outweighs another's.
     """
 
     weights: tuple[float, ...]
@@ -76,18 +77,25 @@ def measure_dose(
     attribute, label = named
     logits = [classifier(images_from_pixels(each)) for each in pictures]
     index = classifier.config.labels.of(attribute).index(label)
-    probability = torch.stack([each[attribute].float().softmax(-1)[:, index] for each in logits])  # (W, N)
+    odds = torch.stack([log_odds(each[attribute], index) for each in logits])  # (W, N)
     types = torch.stack([each[ARTICLE_TYPE].argmax(-1) for each in logits])
-    correlations = [spearman(torch.tensor(weights, dtype=torch.float64), of_seed.double()) for of_seed in probability.T]
+    correlations = [spearman(torch.tensor(weights, dtype=torch.float64), of_seed) for of_seed in odds.T]
     return DoseResponse(
         tuple(weights),
         change,
         attribute,
         label,
-        tuple(probability.mean(1).tolist()),
+        tuple(odds.sigmoid().mean(1).tolist()),
         tuple((types == types[plain]).float().mean(1).tolist()),
         sum(correlations) / len(correlations),
     )
+
+
+def log_odds(logits: Tensor, index: int) -> Tensor:
+    """log(p / (1 - p)) of one output: (N, outputs) -> (N,) float64, which differ where probabilities round to 1."""
+    logits = logits.double()
+    others = torch.arange(logits.shape[1], device=logits.device) != index
+    return logits[:, index] - logits[:, others].logsumexp(1)
 
 
 def spearman(first: Tensor, second: Tensor) -> float:

@@ -20,6 +20,7 @@ from toile.diffusion.noise import ImageNoise, noise_between
 from toile.diffusion.samplers import SamplerStep, ddim, dpmpp_2m_sde, euler_ancestral, find_sampler
 from toile.diffusion.samplers.steps import Denoise, NoiseSource
 from toile.diffusion.schedule import start_latents
+from toile.generation.approximations import DeepCache, TemporalGate
 from toile.generation.attention_control import EditedAttention
 from toile.generation.noise_search import best_candidate, candidate_draw
 from toile.generation.prompt_to_prompt import EditShares, PromptToPrompt, align
@@ -135,7 +136,7 @@ class Batch:
         if self.settings.hires_scale is not None and bool(x.isfinite().all()):
             x = yield from self._run(model, self._second_pass(model, x), None, total - second_steps, total)
         x = self._of_images(x)
-        decoded = model.decode_latents(x)
+        decoded = model.decode_latents(x, self._in_bands)
         if not bool(x.isfinite().all() and decoded.isfinite().all()):
             return None
         if bool((decoded.flatten(1).amax(1) < _BLACK).any()):
@@ -145,6 +146,10 @@ class Batch:
         if safety is not None and self.settings.safety == "blur":
             images = torch.stack([blurred(i) if s.flagged else i for i, s in zip(images, safety, strict=True)])
         return Made(pixels_from_images(images).cpu(), None if maps is None else maps.maps().cpu(), safety)
+
+    @property
+    def _in_bands(self) -> bool:
+        return self.settings.vae_bands is True
 
     def _checked(self, model: LatentDiffusion, images: Tensor) -> tuple[SafetyScores, ...] | None:
         if self.settings.safety == "off" or model.safety_checker is None:
@@ -175,7 +180,7 @@ class Batch:
         settings = self.settings
         noise = self._noise(model.latent_shape(settings.width, settings.height))
         sigmas = model.schedule.sampling_sigmas(settings.steps, settings.spacing)
-        source = encode_source(model, self.source) if self.source is not None else None
+        source = encode_source(model, self.source, self._in_bands) if self.source is not None else None
         if source is None or settings.strength == 1:
             start = start_latents(noise(0), sigmas[0]).to(model.device)
             return _Pass(self._searched(model, start, sigmas[0], noise), sigmas, noise, source)
@@ -204,8 +209,9 @@ class Batch:
         """Image-to-image from the enlarged result of the first pass."""
         width, height = self.settings.final_size(model.vae.config.downsampling)
         shape = model.latent_shape(width, height)
-        images = model.decode_latents(x).clamp(-1, 1)
-        latents = model.encode_images(F.interpolate(images, (height, width), mode="bicubic", align_corners=False))
+        images = model.decode_latents(x, self._in_bands).clamp(-1, 1)
+        images = F.interpolate(images, (height, width), mode="bicubic", align_corners=False)
+        latents = model.encode_images(images, self._in_bands)
         noise, sigmas = self._noise(shape), self._second_sigmas(model)
         start = latents + noise(_SECOND_PASS).to(model.device) * float(sigmas[0])
         return _Pass(start, sigmas, lambda index: noise(_SECOND_PASS + index))
@@ -233,17 +239,20 @@ class Batch:
         settings, source = self.settings, start.source
         form = form_of(self.images, model, settings)
         cond = self._encoded(model, form)
-        network: Network = model.unet
-        if source is not None and source.kept is not None and source.latent_mask is not None:
-            network = InpaintingNetwork(network, (source.latent_mask > 0).float(), source.kept)
-        denoiser: DenoiserLike = Denoiser(network, model.schedule, model.dtype)
-        if source is not None and source.latent_mask is not None:
-            denoiser = KnownRegion(denoiser, source.latents, source.latent_mask)
+        network: Network = model.unet if settings.deepcache == 1 else DeepCache(model.unet, settings.deepcache)
+        if source is not None and source.kept is not None and source.grey_mask is not None:
+            network = InpaintingNetwork(network, source.grey_mask, source.kept)
+        plain = Denoiser(network, model.schedule, model.dtype)
+        denoiser: DenoiserLike = plain
         if settings.guidance != 1:
             uncond = model.encode_prompts([settings.negative], settings.word_weights, form).states
             denoiser = ClassifierFreeGuidance(
                 denoiser, uncond, settings.guidance, settings.guidance_interval, settings.guidance_rescale
             )
+        if settings.tgate < 1:
+            denoiser = TemporalGate(denoiser, plain, model.unet, start.sigmas, settings.tgate)
+        if source is not None and source.latent_mask is not None:
+            denoiser = KnownRegion(denoiser, source.latents, source.latent_mask)
         if self.is_edit:
             denoiser = self._editing(denoiser, model, form, start.sigmas)
         if maps is not None:

@@ -10,17 +10,22 @@ import torch
 
 from toile.errors import ToileError
 from toile.generation_settings import GenerationSettings
-from toile.latent_diffusion import LatentDiffusion
+from toile.latent_diffusion import LatentDiffusion, pictures_together
+from toile.models.bands import BAND_POSITIONS
+from toile.models.vae import VAEConfig
 
 _MARGIN = 1.25
 _WIDEST = 12  # the gated feed-forward holds 8 times the width, attention and the residual path the rest
+_MAPS = 5  # feature maps that live at once inside a residual block or its upsampling, with the scratch of convolutions
+_MAPS_OF_BAND = 12  # the same, with bands in float32 beside
+_MAPS_OF_ATTENTION = 8
 
 
 def estimated_bytes(model: LatentDiffusion, settings: GenerationSettings) -> int:
     """Largest working memory of one batch, besides the weights.
 
     Two moments compete: the U-Net at its finest level while it keeps the results of the way down, with the doubled
-    batch of guidance; and the decoder's last level, which works at the size of the pictures.
+    batch of guidance; and the decoder, see `decoding_values`.
     """
     unet, vae = model.unet.config, model.vae.config
     width, height = settings.final_size(vae.downsampling)
@@ -32,10 +37,31 @@ def estimated_bytes(model: LatentDiffusion, settings: GenerationSettings) -> int
         for level, channels in enumerate(unet.block_out_channels)
     )
     unet_values = rows * (kept + _WIDEST * unet.block_out_channels[0] * positions)
-    widest_at_full_size = vae.block_out_channels[min(1, len(vae.block_out_channels) - 1)]
-    decoder_values = settings.batch_size * 4 * widest_at_full_size * pixels
+    together = min(settings.batch_size, pictures_together(pixels))
+    decoder_values = decoding_values(vae, together, pixels, settings.vae_bands is True)
     images = settings.batch_size * pixels * 3 * 9  # float32 twice and uint8
     return round(_MARGIN * max(unet_values, decoder_values) * model.dtype.itemsize) + images
+
+
+def decoding_values(vae: VAEConfig, num_images: int, pixels: int, in_bands: bool) -> int:
+    """How many numbers live at once in the decoder, besides weights and images.
+
+    Either at its coarsest level, with attention, or at its last one, at the size of the pictures; encoding asks for no
+    more. In bands, two maps of the last level and what they are enlarged from are whole, and all else is a band's.
+
+    Args:
+        vae: of the autoencoder.
+        num_images: that are decoded together.
+        pixels: of one of them.
+        in_bands: see `GenerationSettings.vae_bands`.
+    """
+    finest, enlarged = (*vae.block_out_channels, vae.block_out_channels[-1])[:2]
+    coarsest = _MAPS_OF_ATTENTION * vae.block_out_channels[-1] * num_images * pixels // vae.downsampling**2
+    if in_bands:
+        last = (2 * finest + enlarged // 4) * pixels + _MAPS_OF_BAND * enlarged * min(pixels, BAND_POSITIONS)
+    else:
+        last = _MAPS * enlarged * num_images * pixels
+    return max(coarsest, last)
 
 
 def available_bytes(device: torch.device) -> int | None:
@@ -52,6 +78,11 @@ def fits_memory(model: LatentDiffusion, settings: GenerationSettings, batch_size
     """Whether a batch of this size needs no more memory than there is."""
     available = available_bytes(model.device)
     return available is None or estimated_bytes(model, replace(settings, batch_size=batch_size)) <= available
+
+
+def needs_bands(model: LatentDiffusion, settings: GenerationSettings) -> bool:
+    """Whether the pictures fit into memory only if the autoencoder works in bands of rows, if at all."""
+    return not fits_memory(model, replace(settings, vae_bands=False), settings.batch_size)
 
 
 def check_memory(model: LatentDiffusion, settings: GenerationSettings) -> None:

@@ -22,7 +22,7 @@ from toile.device import dtype_name
 from toile.diffusion.samplers import find_sampler
 from toile.errors import ToileError, WorkFailedError
 from toile.generation.batch import Batch, GenerateStep, Made, of_one_form
-from toile.generation.memory import check_memory
+from toile.generation.memory import check_memory, needs_bands
 from toile.generation.request import GenerateRequest, ImageRequest
 from toile.generation.source import SourceImage, blank_source
 from toile.generation_settings import GenerationSettings
@@ -114,7 +114,8 @@ def _resolved(settings: GenerationSettings, model: LatentDiffusion) -> Generatio
     spacing = settings.resolved_spacing(model.schedule.config.timestep_spacing)
     model.schedule.sampling_sigmas(settings.steps, spacing)
     model.latent_shape(*settings.final_size(model.vae.config.downsampling))
-    return replace(settings, sampler=find_sampler(settings.sampler).name, spacing=spacing)
+    vae_bands = needs_bands(model, settings) if settings.vae_bands is None else settings.vae_bands
+    return replace(settings, sampler=find_sampler(settings.sampler).name, spacing=spacing, vae_bands=vae_bands)
 
 
 def _checked_source(

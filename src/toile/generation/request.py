@@ -46,7 +46,7 @@ class GenerateRequest:
         maps: collect which position looked at which word.
         negative, width, height, steps, guidance, guidance_interval, guidance_rescale, sampler, spacing, eta,
             strength, hires_scale, hires_strength, edit_cross, edit_self, batch_size, noise_candidates, word_weights,
-            safety: see `GenerationSettings`.
+            safety, deepcache, tgate, vae_bands: see `GenerationSettings`.
 
     Raises:
         ToileError: a value out of range, with its name and what is allowed.
@@ -78,6 +78,9 @@ class GenerateRequest:
     noise_candidates: int | None = None
     word_weights: str | None = None
     safety: str | None = None
+    deepcache: int | None = None
+    tgate: float | None = None
+    vae_bands: bool | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.prompts, str) or not self.prompts:

@@ -143,6 +143,7 @@ class EncodedSource:
         picture_mask: (1, 1, H, W) float32, 1 = repaint; None for image-to-image.
         latent_mask: (1, 1, h, w) float32, 1 wherever a part of what it covers is repainted.
         kept: (1, C, h, w) float32, latents of the picture with the masked part grey, for inpainting networks.
+        grey_mask: (1, 1, h, w), 1 wherever a part of what it covers is grey there, else 0.
     """
 
     images: Tensor
@@ -150,6 +151,7 @@ class EncodedSource:
     picture_mask: Tensor | None = None
     latent_mask: Tensor | None = None
     kept: Tensor | None = None
+    grey_mask: Tensor | None = None
 
     def pasted(self, decoded: Tensor) -> Tensor:
         """Decoded images (B, 3, H, W) with the kept part exactly as it was."""
@@ -158,16 +160,26 @@ class EncodedSource:
         return decoded * self.picture_mask + self.images * (1 - self.picture_mask)
 
 
-def encode_source(model: LatentDiffusion, source: SourceImage) -> EncodedSource:
-    """Encodes a source with a model's autoencoder; what is kept is encoded alone only for inpainting networks."""
+def encode_source(model: LatentDiffusion, source: SourceImage, in_bands: bool = False) -> EncodedSource:
+    """Encodes a source with a model's autoencoder; what is kept is encoded alone only for inpainting networks.
+
+    Three things are otherwise than in diffusers' pipelines. The latents are the mean of the autoencoder's Gaussian, not
+    drawn from it: the same picture always begins the same. A latent position is repainted if any pixel in it is, not if
+    its first one is: no thin part of a mask is lost, and no edge of what is under it stays. A soft mask stays soft, and
+    is not cut at one half: its edge is blended.
+    """
     images = images_from_pixels(torch.from_numpy(source.pixels)[None]).to(model.device)
-    latents = model.encode_images(images)
+    latents = model.encode_images(images, in_bands)
     if source.mask is None:
         return EncodedSource(images, latents)
     mask = torch.from_numpy(source.mask)[None, None].to(model.device, torch.float32) / 255
-    latent_mask = F.max_pool2d(mask, model.vae.config.downsampling)
-    kept = model.encode_images(images * (mask < 0.5)) if model.repaints else None
-    return EncodedSource(images, latents, mask, latent_mask, kept)
+    covered = model.vae.config.downsampling
+    latent_mask = F.max_pool2d(mask, covered)
+    if not model.repaints:
+        return EncodedSource(images, latents, mask, latent_mask)
+    is_grey = (mask >= 0.5).float()
+    kept = model.encode_images(images * (1 - is_grey), in_bands)
+    return EncodedSource(images, latents, mask, latent_mask, kept, F.max_pool2d(is_grey, covered))
 
 
 def blank_source(width: int, height: int) -> SourceImage:
@@ -177,7 +189,10 @@ def blank_source(width: int, height: int) -> SourceImage:
 
 
 def steps_of_strength(sigmas: Tensor, strength: float) -> Tensor:
-    """The last noise levels, as many as the share `strength` of the steps, at least one.
+    """The last noise levels, as many as the share `strength` of the steps, rounded, at least one.
+
+    diffusers rounds down instead: then 0.29 of 100 steps are 28, as 0.29 * 100 is a little below 29 in binary, and a
+    strength below one step is an error.
 
     Args:
         sigmas: (N + 1,) decreasing, last 0.

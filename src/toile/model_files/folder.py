@@ -36,11 +36,16 @@ from toile.weights.folder import (
     read_config,
     write_config,
 )
+from toile.weights.mapping import Placement
 from toile.weights.neutral_values import foreign_entries
 
 
-def read_folder(model: str | Path) -> ModelParts:
+def read_folder(model: str | Path, placement: Placement | None = None) -> ModelParts:
     """Reads a model folder in the layout of diffusers, of any version and with any of its ways to name weights.
+
+    Args:
+        model: the folder, or the name of the bundled model.
+        placement: where tensors go and in which form; None leaves them on the CPU as the files have them.
 
     Raises:
         ToileError: a part is missing, damaged, does not fit, or computes what we do not.
@@ -51,7 +56,7 @@ def read_folder(model: str | Path) -> ModelParts:
     text = read_config(folder / "text_encoder" / CONFIG_NAME, CLIPTextConfig)
     expected = expected_tensors(unet, vae, text)
     tensors = {
-        component: component_tensors(folder / component, network, ignored_weights(CONFIG_CLASSES[component]))
+        component: component_tensors(folder / component, network, ignored_weights(CONFIG_CLASSES[component]), placement)
         for component, network in expected.items()
     }
     check_parts(expected, tensors, str(folder))

@@ -29,7 +29,7 @@ class ModelParts:
 
     Attributes:
         unet, vae, text_encoder: the sizes of the networks.
-        tensors: component -> name of ours -> tensor, on the CPU, in the dtype of the file.
+        tensors: component -> name of ours -> tensor, as the file has it or where reading was told to place it.
         schedule: the noise levels the U-Net was trained with, and what it predicts.
         tokenizer: None where the files have none.
         settings: the settings that suit the model; None where the files do not say.

@@ -25,6 +25,7 @@ from toile.weights import architecture
 from toile.weights.checkpoint import METADATA_KEY, Checkpoint, open_checkpoint
 from toile.weights.files import WeightsError
 from toile.weights.four_parts import FOUR_PARTS_UNET, PARTS, four_part_rules
+from toile.weights.mapping import Placement
 from toile.weights.names import (
     CLIP_ROOT,
     OPEN_CLIP_ROOT,
@@ -72,13 +73,19 @@ _OLD_TEXT_NAME = re.compile(rf"{re.escape(CLIP_ROOT)}(?=embeddings\.|encoder\.|f
 
 
 def read_model(
-    model: str | Path, tokenizer: Path | Tokenizer | None = None, *, ema: bool = False, prediction: str | None = None
+    model: str | Path,
+    tokenizer: Path | Tokenizer | None = None,
+    *,
+    placement: Placement | None = None,
+    ema: bool = False,
+    prediction: str | None = None,
 ) -> ModelParts:
     """Reads a model in any layout, with a tokenizer.
 
     Args:
         model: a folder, the name of the bundled model, or a file; what the file holds decides how it is read.
         tokenizer: one, or its folder; where it is not given and the model has none, see `find_tokenizer`.
+        placement: where tensors go and in which form; None leaves them on the CPU as the files have them.
         ema: take the averaged copy of the U-Net that original files may hold besides its last state.
         prediction: "epsilon" or "v_prediction", where a person knows better than the file.
 
@@ -88,11 +95,11 @@ def read_model(
     if prediction is not None and prediction not in PREDICTION_TYPES:
         raise ToileError(f"prediction is {prediction!r}; allowed: {', '.join(PREDICTION_TYPES)}")
     if Path(model).is_file():
-        parts = read_model_file(Path(model), ema=ema, prediction=prediction)
+        parts = read_model_file(Path(model), placement=placement, ema=ema, prediction=prediction)
     elif ema:
         raise ToileError(f"{model} is no single file, and only those hold a second, averaged copy of the U-Net")
     else:
-        parts = read_folder(model)
+        parts = read_folder(model, placement)
         if prediction is not None:
             parts = replace(parts, schedule=replace(parts.schedule, prediction_type=prediction))
     if tokenizer is not None:
@@ -101,7 +108,9 @@ def read_model(
     return parts if parts.tokenizer else parts.with_tokenizer(find_tokenizer(Path(model), parts.text_encoder))
 
 
-def read_model_file(path: Path, *, ema: bool = False, prediction: str | None = None) -> ModelParts:
+def read_model_file(
+    path: Path, *, placement: Placement | None = None, ema: bool = False, prediction: str | None = None
+) -> ModelParts:
     """Reads a single file or a four-part file; see `read_model`. The tokenizer is None where the file has none."""
     checkpoint = open_checkpoint(path)
     layout = _layout_of(checkpoint)
@@ -117,7 +126,7 @@ def read_model_file(path: Path, *, ema: bool = False, prediction: str | None = N
     rules = rules_of(layout, told, expected, open_clip=architecture.is_open_clip(shapes))
     source = _sources(rules, names, ema, path)
     left_out = _left_out(set(names) - {rule.theirs for rule in rules}, ema, told, path)
-    loaded = checkpoint.load(source.values())
+    loaded = checkpoint.load(source.values(), placement)
     ours = from_file(rules, {theirs: loaded[given] for theirs, given in source.items()})
     tensors = {
         component: {name: ours[f"{component}.{name}"] for name in network} for component, network in expected.items()

@@ -142,10 +142,13 @@ class CLIPAttention(nn.Module):
         self.k_proj, self.v_proj, self.q_proj = (_linear(dim, dim, in_std) for _ in range(3))
         self.out_proj = _linear(dim, dim, dim**-0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D)."""
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D); `seen` (B, L, L) bool says for each token which ones it sees instead."""
         query, key, value = self._heads(self.q_proj(x)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
-        mixed = attend(query, key, value, causal=self.causal)
+        if seen is None:
+            mixed = attend(query, key, value, causal=self.causal)
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None])
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -176,8 +179,8 @@ class CLIPEncoderLayer(nn.Module):
         self.mlp = CLIPMLP(dim, config.intermediate_size, num_layers, config.hidden_act)
         self.layer_norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x))
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), seen)
         return x + self.mlp(self.layer_norm2(x))
 
 
@@ -188,11 +191,11 @@ class CLIPEncoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList([CLIPEncoderLayer(config, causal) for _ in range(config.num_hidden_layers)])
 
-    def forward(self, x: Tensor, skip_last: int = 0) -> Tensor:
+    def forward(self, x: Tensor, skip_last: int = 0, seen: Tensor | None = None) -> Tensor:
         if not 0 <= skip_last < len(self.layers):
             raise ToileError(f"skip_last {skip_last} must be between 0 and {len(self.layers) - 1}")
         for layer in self.layers[: len(self.layers) - skip_last]:
-            x = layer(x)
+            x = layer(x, seen)
         return x
 
 
@@ -242,9 +245,10 @@ class CLIPTextTransformer(nn.Module):
         self.encoder = CLIPEncoder(config, causal=True)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, token_ids: Tensor, skip_last: int = 0) -> Tensor:
+    def forward(self, token_ids: Tensor, skip_last: int = 0, hidden: Tensor | None = None) -> Tensor:
         """(B, L) int64 -> (B, L, D)."""
-        return self.final_layer_norm(self.encoder(self.embeddings(token_ids), skip_last))
+        seen = None if hidden is None else seen_without(hidden)
+        return self.final_layer_norm(self.encoder(self.embeddings(token_ids), skip_last, seen))
 
     def pooled(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """(B, L, D) states -> (B, D): the state of the first end token, which alone has seen the whole text."""
@@ -280,17 +284,18 @@ class CLIPTextModel(nn.Module):
         self.config = config
         self.text_model = CLIPTextTransformer(config)
 
-    def forward(self, token_ids: Tensor, skip_last: int = 0) -> Tensor:
+    def forward(self, token_ids: Tensor, skip_last: int = 0, hidden: Tensor | None = None) -> Tensor:
         """Token ids to states after the final layer norm.
 
         Args:
             token_ids: (B, L) int64, L <= max_position_embeddings, ids in [0, vocab_size).
             skip_last: layers left out at the end ("clip skip"), 0 .. num_hidden_layers - 1.
+            hidden: (B, L) bool, tokens that only themselves see: the others are as if these had said nothing.
 
         Returns:
             (B, L, D).
         """
-        return self.text_model(token_ids, skip_last)
+        return self.text_model(token_ids, skip_last, hidden)
 
     def pooled(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """(B, L, D) states of (B, L) `token_ids` -> (B, D): the state of the first end token."""
@@ -335,6 +340,12 @@ class CLIPModel(nn.Module):
     def encode_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalised as the checkpoint was trained (ours: [-1, 1]) -> (B, P) of length 1."""
         return F.normalize(self.visual_projection(self.vision_model.pooled(self.vision_model(images))), dim=-1)
+
+
+def seen_without(hidden: Tensor) -> Tensor:
+    """(B, L) bool, hidden tokens -> (B, L, L) bool: each sees itself and those before it that are not hidden."""
+    itself = torch.eye(hidden.shape[1], dtype=torch.bool, device=hidden.device)
+    return (~hidden[:, None, :] | itself).tril()
 
 
 def _linear(in_dim: int, out_dim: int, std: float, bias: bool = True) -> nn.Linear:

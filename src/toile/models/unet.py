@@ -168,11 +168,13 @@ class _UpLevel(_Level):
         self, x: Tensor, skips: list[Tensor], time: Tensor, cond: Tensor, size: tuple[int, int] | None
     ) -> Tensor:
         for index in range(len(self.resnets)):
-            skip = repeat_rows(skips.pop(), len(x))
-            x = self.layer(index, torch.cat([x, skip], dim=1), time, cond)
+            x = self.joined(index, x, skips.pop(), time, cond)
         for upsample in self.upsamplers:
             x = upsample(x, size)
         return x
+
+    def joined(self, index: int, x: Tensor, skip: Tensor, time: Tensor, cond: Tensor) -> Tensor:
+        return self.layer(index, torch.cat([x, repeat_rows(skip, len(x))], dim=1), time, cond)
 
 
 class _MidBlock(nn.Module):
@@ -230,19 +232,50 @@ class UNet(nn.Module):
         Returns:
             (G B, C, H, W).
         """
-        features = timestep_features(timestep, self.config.block_out_channels[0])
-        # Every block takes SiLU of the time first, so it is taken once here.
-        time = F.silu(self.time_embedding(features.to(x_in.dtype)))
-        x = self.conv_in(x_in)
-        skips = [x]
+        return self.predict(x_in, timestep, cond)[0]
+
+    def predict(
+        self, x_in: Tensor, timestep: Tensor, cond: Tensor, deep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The prediction, and what the last layer worked on besides the result of the first: nearly all of the work.
+
+        Args:
+            x_in, timestep, cond: as `forward` takes them.
+            deep: what a call with another x_in and timestep returned, to be used again; None = computed.
+
+        Returns:
+            (G B, C, H, W) the prediction, and (G B, C', H, W) what was deep, C' channels of the finest level.
+        """
+        time, first = self._time(timestep, x_in.dtype), self.conv_in(x_in)
+        if deep is None:
+            deep = self._deep(first, time, cond)
+        finest = self._finest_up
+        x = finest.joined(len(finest.resnets) - 1, deep, first, time, cond)
+        return self.conv_out(self.conv_norm_out(x, silu=True)), deep
+
+    def _deep(self, first: Tensor, time: Tensor, cond: Tensor) -> Tensor:
+        skips = [first]
         for down in self.down_blocks:
             skips.extend(down(skips[-1], time, cond))
         x = self.mid_block(skips[-1], time, cond)
-        for index, up in enumerate(self.up_blocks):
+        for up in self.up_blocks[:-1]:
             below = len(skips) - (self.config.layers_per_block + 1)
-            size = _size_of(skips[below - 1]) if index < len(self.up_blocks) - 1 else None
-            x = up(x, skips, time, cond, size)
-        return self.conv_out(self.conv_norm_out(x, silu=True))
+            x = up(x, skips, time, cond, _size_of(skips[below - 1]))
+        finest = self._finest_up
+        for index in range(len(finest.resnets) - 1):
+            x = finest.joined(index, x, skips.pop(), time, cond)
+        return x
+
+    @property
+    def _finest_up(self) -> _UpLevel:
+        finest = self.up_blocks[-1]
+        assert isinstance(finest, _UpLevel)
+        return finest
+
+    def _time(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
+        """(1 or B, D); every block takes SiLU of the time first, so it is taken once here."""
+        features = timestep_features(timestep, self.config.block_out_channels[0])
+        return F.silu(self.time_embedding(features.to(dtype)))
 
 
 def _size_of(features: Tensor) -> tuple[int, int]:

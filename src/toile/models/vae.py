@@ -12,12 +12,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from toile.device import give_back_freed_memory
 from toile.errors import ToileError
+from toile.models.bands import normalise_and_convolve, through_levels
 from toile.nn.attention import SpatialSelfAttention
 from toile.nn.blocks import Downsample, ResnetBlock, Upsample
 from toile.nn.layers import Conv2d, GroupNorm
 
 _EPS = 1e-6
+_LARGE_MAP = 2**26  # bytes
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,7 @@ class Posterior:
 class _MidBlock(nn.Module):
     def __init__(self, channels: int, *, num_groups: int, attention: bool) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            ResnetBlock(channels, channels, num_groups=num_groups, eps=_EPS) for _ in range(2)
-        )
+        self.resnets = nn.ModuleList(ResnetBlock(channels, channels, num_groups=num_groups, eps=_EPS) for _ in range(2))
         self.attentions = nn.ModuleList([SpatialSelfAttention(channels, num_groups, _EPS)] if attention else [])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,10 +161,13 @@ class Encoder(nn.Module):
         self.conv_norm_out = GroupNorm(groups, channels[-1], eps=_EPS)
         self.conv_out = Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, in_bands: bool = False) -> Tensor:
         x = self.conv_in(images)
-        for level in self.down_blocks:
-            x = level(x)
+        if in_bands:
+            x = through_levels(self.down_blocks, x)
+        else:
+            for level in self.down_blocks:
+                x = level(x)
         return self.conv_out(self.conv_norm_out(self.mid_block(x), silu=True))
 
 
@@ -182,15 +186,23 @@ class Decoder(nn.Module):
         self.conv_norm_out = GroupNorm(groups, channels[-1], eps=_EPS)
         self.conv_out = Conv2d(channels[-1], config.out_channels, 3, padding=1)
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, in_bands: bool = False) -> Tensor:
         x = self.mid_block(self.conv_in(latents))
+        if in_bands:
+            return normalise_and_convolve(self.conv_norm_out, self.conv_out, through_levels(self.up_blocks, x))
         for level in self.up_blocks:
+            if x.numel() * x.element_size() >= _LARGE_MAP:  # what smaller maps left free is too small for larger ones
+                give_back_freed_memory()
             x = level(x)
         return self.conv_out(self.conv_norm_out(x, silu=True))
 
 
 class VAE(nn.Module):
-    """Encoder, decoder and the two 1x1 convolutions around the latent space."""
+    """Encoder, decoder and the two 1x1 convolutions around the latent space.
+
+    What works `in_bands` gives the same but for rounding, slower, without gradients and in less memory; see
+    `toile.models.bands`.
+    """
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -200,24 +212,25 @@ class VAE(nn.Module):
         self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
         self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, 1)
 
-    def posterior(self, images: Tensor) -> Posterior:
+    def posterior(self, images: Tensor, in_bands: bool = False) -> Posterior:
         """Images (B, 3, H, W) in [-1, 1], H and W multiples of f -> Gaussian over unscaled latents (B, C, h, w)."""
         factor = self.config.downsampling
         if images.shape[-1] % factor or images.shape[-2] % factor:
             raise ToileError(
                 f"picture is {images.shape[-1]}x{images.shape[-2]}: width and height must be multiples of {factor}"
             )
-        mean, log_variance = self.quant_conv(self.encoder(images)).float().chunk(2, dim=1)
+        mean, log_variance = self.quant_conv(self.encoder(images, in_bands)).float().chunk(2, dim=1)
         return Posterior(mean, log_variance.clamp(-30.0, 20.0))
 
-    def reconstruct(self, unscaled: Tensor) -> Tensor:
+    def reconstruct(self, unscaled: Tensor, in_bands: bool = False) -> Tensor:
         """Unscaled latents (B, C, h, w) -> images (B, 3, H, W) around [-1, 1], not clamped."""
-        return self.decoder(self.post_quant_conv(unscaled))
+        return self.decoder(self.post_quant_conv(unscaled), in_bands)
 
-    def encode_images(self, images: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor, in_bands: bool = False) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> latents (B, C, h, w), the posterior's mean, scaled to unit variance."""
-        return (self.posterior(images).mean - (self.config.shift_factor or 0.0)) * self.config.scaling_factor
+        mean = self.posterior(images, in_bands).mean
+        return (mean - (self.config.shift_factor or 0.0)) * self.config.scaling_factor
 
-    def decode_latents(self, latents: Tensor) -> Tensor:
+    def decode_latents(self, latents: Tensor, in_bands: bool = False) -> Tensor:
         """Latents (B, C, h, w) -> images (B, 3, H, W), not clamped."""
-        return self.reconstruct(latents / self.config.scaling_factor + (self.config.shift_factor or 0.0))
+        return self.reconstruct(latents / self.config.scaling_factor + (self.config.shift_factor or 0.0), in_bands)

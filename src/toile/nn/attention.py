@@ -58,9 +58,12 @@ class Attention(nn.Module):
 
     Attributes:
         edit: looks at the probabilities (B, K, N, L), float32, and returns those that are used instead; None for none.
+        recall: given what computes the values as the heads mix them, (B, N, C) before the last layer, returns those
+            that are used; None for none.
     """
 
     edit: Callable[[Tensor], Tensor] | None = None
+    recall: Callable[[Callable[[], Tensor]], Tensor] | None = None
 
     def __init__(self, dim: int, cond_dim: int | None, num_heads: int) -> None:
         super().__init__()
@@ -85,6 +88,13 @@ class Attention(nn.Module):
         Returns:
             (B, N, C).
         """
+        if self.recall is None:
+            mixed = self._mixed(tokens, cond)
+        else:
+            mixed = self.recall(lambda: self._mixed(tokens, cond))
+        return self.to_out[0](mixed, plus)
+
+    def _mixed(self, tokens: Tensor, cond: Tensor | None) -> Tensor:
         if cond is None:
             query, key, value = linear_together([self.to_q, self.to_k, self.to_v], tokens)
         else:
@@ -94,7 +104,7 @@ class Attention(nn.Module):
             mixed = attend(query, key, value)
         else:
             mixed = self.edit(probabilities(query, key)).to(value.dtype) @ value
-        return self.to_out[0](mixed.transpose(1, 2).flatten(2), plus)
+        return mixed.transpose(1, 2).flatten(2)
 
     def _keys_and_values(self, cond: Tensor) -> Sequence[Tensor]:
         """Of words; computed once for all steps of a picture, which come with the same tensor of words."""

@@ -21,6 +21,8 @@ class DoublingConv2d(Conv2d):
     Gradients flow through the plain way.
     """
 
+    can_replace = False  # the kernel cannot be told from its sums
+
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1)
 
@@ -28,19 +30,19 @@ class DoublingConv2d(Conv2d):
         """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
         if not has_fused_kernels(x) or self.weight.is_inference():
             return self(doubled(x))
-        bias = None if self.bias is None else self.bias.repeat(4)
-        (kernels,) = self.packed([self.weight], x.shape, lambda: (self._kernels(x),))
-        corners = torch.ops.mkldnn._convolution_pointwise(x, kernels, bias, *_ALL_ROUND, "none", [], "none")
+        kernels = self.packed([self.weight], ("doubled", x.shape), lambda: self._kernels(x))
         batch, channels, height, width = x.shape
         result = x.new_empty(batch, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
-        for number, corner in enumerate(corners.split(channels, dim=1)):  # (B, C, H + 1, W + 1) each
+        convolve = torch.ops.mkldnn._convolution_pointwise
+        for number, kernel in enumerate(kernels):
             below, right = divmod(number, 2)
+            corner = convolve(x, kernel, self.bias, *_ALL_ROUND, "none", [], "none")  # (B, C, H + 1, W + 1)
             result[..., below::2, right::2] = corner[..., below : below + height, right : right + width]
         return result
 
-    def _kernels(self, x: Tensor) -> Tensor:
-        summed = summed_kernels(self.weight.detach()).to(memory_format=torch.channels_last)
-        return packed_kernel(summed, x, _ALL_ROUND) if self.packs else summed
+    def _kernels(self, x: Tensor) -> tuple[Tensor, ...]:
+        kernels = [k.to(memory_format=torch.channels_last) for k in summed_kernels(self.weight.detach()).chunk(4)]
+        return tuple(packed_kernel(kernel, x, _ALL_ROUND) if self.packs else kernel for kernel in kernels)
 
 
 def doubled(x: Tensor) -> Tensor:

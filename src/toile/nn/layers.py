@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toile.device import page_out
+
 # PyTorch's own compiler calls these; they take plain and packed weights, and what is to be done to the result.
 _ONEDNN = getattr(torch.ops, "mkldnn", None)
 _HAS_FUSED_KERNELS = torch.backends.mkldnn.is_available() and all(
@@ -28,25 +30,32 @@ _HAS_PACKING = (
     and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
 )
 
+_LARGE_LAYER = 2**16  # weights
+
 # In channels_last memory, PyTorch's group normalisation is slow on CPUs for groups of fewer channels than a vector
 # register holds, unless there are so many positions that it chooses another algorithm.
 _NARROW_GROUP = 16
 _MANY_POSITIONS = 1024
 
 
-class _Packing:
-    """Keeps a copy of a layer's weights in the memory layout that oneDNN chooses for inputs of the last size.
+class _Packing(nn.Module):
+    """Keeps a layer's weights in the memory layout that oneDNN chooses for inputs of the last size.
 
     Otherwise weights are brought to that layout at each call, which takes longer than the layer itself when positions
     are few.
 
     Attributes:
-        packs: whether a copy is kept, made at the first use without gradients. It follows changes of the weights, in
-            place (but not behind autograd's back, through `.data`) or by other tensors.
+        packs: whether packed weights are kept, made at the first use without gradients. They follow changes of the
+            weights, in place (but not behind autograd's back, through `.data`) or by other tensors.
+        replaces: whether they take the place of the plain ones, so that no memory is needed twice: `weight` is then on
+            the device "meta". They are for inputs of the first size, and become plain again whenever the layer is
+            saved, copied, moved, given other weights or used in another way. Changing `weight` in place is an error.
     """
 
     weight: Tensor
     packs = False
+    replaces = False
+    can_replace = True
     _packed: tuple[tuple[Tensor, ...], list[object]] | None = None
 
     @property
@@ -55,15 +64,48 @@ class _Packing:
         return self.packs and not self.weight.is_inference()
 
     def packed(
-        self, weights: Sequence[Tensor], shape: torch.Size, pack: Callable[[], tuple[Tensor, ...]]
+        self, weights: Sequence[Tensor], use: object, pack: Callable[[], tuple[Tensor, ...]]
     ) -> tuple[Tensor, ...]:
-        """What `pack` returned last for these weights and this shape of input."""
-        mark = [shape, *[weight.data_ptr() for weight in weights], *[weight._version for weight in weights]]
+        """What `pack` returned last for these weights and this use: shape of the input, and what tells uses apart."""
+        if self._packed is not None and self.weight.is_meta:
+            return self._packed[0]
+        mark = [use, *[weight.data_ptr() for weight in weights], *[weight._version for weight in weights]]
         if self._packed is None or self._packed[1] != mark:  # a version counts the changes in place
             self._packed = (pack(), mark)
+            if self.replaces:
+                page_out(self.weight)
+                self._set_weight(torch.empty_like(self.weight, device="meta"))
         return self._packed[0]
 
+    def restore(self) -> None:
+        """Makes packed weights that took the place of the plain ones plain again."""
+        if self._packed is not None and self.weight.is_meta:
+            self._set_weight(self._plain_weight(self._packed[0]))
+            self._packed = None
+
+    def _set_weight(self, weight: Tensor) -> None:
+        with torch.inference_mode(False):
+            self.weight = nn.Parameter(weight.clone() if weight.is_inference() else weight, requires_grad=False)
+
+    def _plain_weight(self, packed: Sequence[Tensor]) -> Tensor:
+        joined = torch.cat([part.to_dense() for part in packed]).view(self.weight.shape)
+        return torch.empty_like(self.weight, device=joined.device).copy_(joined)  # in the memory layout it had
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Packing:
+        self.restore()
+        return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._packed is not None and self.weight.is_meta:
+            destination[f"{prefix}weight"] = self._plain_weight(self._packed[0])
+
+    def _load_from_state_dict(self, *arguments: object) -> None:
+        self.restore()
+        super()._load_from_state_dict(*arguments)
+
     def __getstate__(self) -> dict[str, object]:
+        self.restore()
         return {**self.__dict__, "_packed": None}  # packed tensors can be neither copied nor pickled
 
 
@@ -71,10 +113,11 @@ class Linear(_Packing, nn.Linear):
     """torch.nn.Linear, optionally added to something: (..., in) -> (..., out)."""
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
-        weight = self.weight.flatten(1)
         if not has_fused_kernels(x) or x.dtype != torch.bfloat16:  # in float32 the plain kernels are as fast
-            result = F.linear(x, weight, self.bias)
+            self.restore()
+            result = F.linear(x, self.weight.flatten(1), self.bias)
             return result if plus is None else plus + result
+        weight = self.weight.flatten(1)
         if self.keeps_packed:
             (weight,) = self.packed([self.weight], x.shape, lambda: (_packed_matrix(weight, x),))
         fused = torch.ops.mkldnn._linear_pointwise
@@ -94,7 +137,7 @@ def linear_together(layers: Sequence[Linear], x: Tensor) -> Sequence[Tensor]:
         (..., out) of each layer.
     """
     first = layers[0]
-    if not (first.keeps_packed and has_fused_kernels(x) and x.dtype == torch.bfloat16):
+    if first.replaces or not (first.keeps_packed and has_fused_kernels(x) and x.dtype == torch.bfloat16):
         return [layer(x) for layer in layers]
     weights = [layer.weight for layer in layers]
     (joined,) = first.packed(weights, x.shape, lambda: (_packed_matrix(torch.cat(weights), x),))
@@ -121,6 +164,7 @@ class GatedLinear(Linear):
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         if not has_fused_kernels(x) or x.dtype != torch.bfloat16:
+            self.restore()
             value, gate = F.linear(x, self.weight, self.bias).chunk(2, dim=-1)
             result = value * F.gelu(gate)
         else:
@@ -150,6 +194,7 @@ class Conv2d(_Packing, nn.Conv2d):
 
     def _convolved(self, x: Tensor, bias: Tensor | None, plus: Tensor | None) -> Tensor:
         if not has_fused_kernels(x):
+            self.restore()
             result = F.conv2d(x, self.weight, bias, self.stride, self.padding, self.dilation, self.groups)
             return result if plus is None else plus + result
         geometry = (self.padding, self.stride, self.dilation, self.groups)
@@ -172,15 +217,16 @@ def packed_kernel(weight: Tensor, x: Tensor, geometry: tuple[object, ...]) -> Te
     return reorder(weight.detach().to_mkldnn(), *geometry, x.shape)
 
 
-def pack_weights(network: nn.Module, max_bytes: int = 256 * 2**20) -> None:
-    """Lets every layer of a network keep packed weights, if the copies fit into `max_bytes`.
+def pack_weights(network: nn.Module, max_bytes: int = 128 * 2**20) -> None:
+    """Lets every layer of a network keep packed weights: beside the plain ones if these copies fit into `max_bytes`.
 
-    Large networks spend their time on arithmetic, and would need twice the memory.
+    In larger networks the packed weights of large layers take the place of the plain ones.
     """
-    layers = [layer for layer in network.modules() if isinstance(layer, Linear | Conv2d)]
+    layers = [layer for layer in network.modules() if isinstance(layer, _Packing)]
     fits = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers) <= max_bytes
     for layer in layers:
-        layer.packs = _HAS_PACKING and fits
+        layer.packs = _HAS_PACKING and (fits or layer.weight.numel() >= _LARGE_LAYER)
+        layer.replaces = layer.packs and not fits and layer.can_replace
 
 
 class GroupNorm(nn.GroupNorm):

@@ -65,9 +65,7 @@ class VAEObjective:
         absolute, square = error.abs().mean(), error.square().mean()
         gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         kl = kl.mean() / images[0].numel()
-        total = (
-            absolute + config.square_weight * square + config.gradient_weight * gradient + config.kl_weight * kl
-        )
+        total = absolute + config.square_weight * square + config.gradient_weight * gradient + config.kl_weight * kl
         clamped = (reconstruction.detach().float().clamp(-1, 1) - images).square().mean()
         psnr = 10.0 * torch.log10(4.0 / clamped)
         return Loss(total, {"l1": absolute.detach(), "kl": kl.detach(), "psnr": psnr})

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toile.weights.files import WeightsError, is_finite, load_tensors, read_header, read_metadata
+from toile.weights.files import WeightsError, load_tensors, place_tensors, read_header, read_metadata
 from toile.weights.four_parts import PARTS
+from toile.weights.mapping import Placement
 from toile.weights.pickles import is_pickle, load_pickle
 
 METADATA_KEY = "toile"
@@ -41,25 +42,25 @@ class Checkpoint:
     global_step: int | None = None
     pickled: bool = False
     _tensors: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    _mapped: bool = False
 
-    def load(self, names: Iterable[str], *, allow_nonfinite: bool = False) -> dict[str, Tensor]:
-        """Some of the tensors, on the CPU.
+    def load(
+        self, names: Iterable[str], placement: Placement | None = None, *, allow_nonfinite: bool = False
+    ) -> dict[str, Tensor]:
+        """Some of the tensors.
 
         Args:
             names: which; each must be one of `shapes`.
+            placement: where they go and in which form; None leaves them on the CPU as the file has them.
             allow_nonfinite: accept NaN and infinity.
 
         Raises:
             WeightsError: a tensor holds NaN or infinity.
         """
         if not self.pickled:
-            return load_tensors(self.path, names=names, allow_nonfinite=allow_nonfinite)
+            return load_tensors(self.path, names=names, placement=placement, allow_nonfinite=allow_nonfinite)
         tensors = {name: self._tensors[name] for name in names}
-        if not allow_nonfinite:
-            for name, tensor in tensors.items():
-                if not is_finite(tensor):
-                    raise WeightsError(f"{self.path}: tensor {name!r} holds NaN or infinity; the file is damaged")
-        return tensors
+        return place_tensors(tensors, str(self.path), placement, mapped=self._mapped, allow_nonfinite=allow_nonfinite)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -84,7 +85,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
             f"{path} is named a safetensors file but is a Python pickle; it is not read. If you trust where it comes "
             "from, give it the ending .ckpt"
         )
-    content = load_pickle(path)
+    pickled = load_pickle(path)
+    content = pickled.content
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not tensors with names")
     tensors = _checked(dict(_named_tensors(content)), path)
@@ -98,6 +100,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         step if isinstance(step, int) else None,
         True,
         tensors,
+        pickled.mapped,
     )
 
 

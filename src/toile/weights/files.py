@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from toile.errors import ToileError
+from toile.weights.mapping import ALIGNMENT, MappedFile, Placement, give_back
 
 MAX_HEADER_BYTES = 100_000_000
 ASIDE_SUFFIX = ".partial"
@@ -93,38 +93,64 @@ def read_header(path: Path) -> Mapping[str, TensorInfo]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The free text entries (`__metadata__`) of a safetensors file; {} where there are none."""
-    header, _ = _raw_header(path)
-    metadata = header.get("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise WeightsError(f"{path}: __metadata__ must map text to text")
-    return metadata
+    return dict(_raw_header(path)[0].get("__metadata__", {}))
 
 
-def load_tensors(path: Path, *, names: Iterable[str] | None = None, allow_nonfinite: bool = False) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, on the CPU; they share the file's memory map until written to.
+def load_tensors(
+    path: Path,
+    *,
+    names: Iterable[str] | None = None,
+    placement: Placement | None = None,
+    allow_nonfinite: bool = False,
+) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; those that stay as they are share the file's memory map until written to.
 
     Args:
         path: the file; its name and suffix do not matter.
         names: which tensors; all by default.
+        placement: where they go and in which form; None leaves them on the CPU as the file has them.
         allow_nonfinite: accept NaN and infinity.
 
     Raises:
         WeightsError: as `read_header`; or a tensor is not there, or holds NaN or infinity.
     """
-    header = read_header(path)
+    raw, data_bytes = _raw_header(path)
+    header = _tensor_infos(raw, data_bytes, path)
     wanted = list(header if names is None else names)
     if missing := [name for name in wanted if name not in header]:
         raise WeightsError(f"{path} has no tensor {missing[0]!r}")
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in wanted}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: {error}") from error
-    if not allow_nonfinite:
-        for name, tensor in tensors.items():
-            if not is_finite(tensor):
-                raise WeightsError(f"{path}: tensor {name!r} holds NaN or infinity; the file is damaged")
-    return tensors
+        file, data_start = MappedFile(path), os.path.getsize(path) - data_bytes
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror}") from error
+    infos = {name: header[name] for name in wanted}
+    mapped = {name: file.tensor(data_start + info.start, info.dtype, info.shape) for name, info in infos.items()}
+    return place_tensors(mapped, str(path), placement, mapped=True, allow_nonfinite=allow_nonfinite)
+
+
+def place_tensors(
+    tensors: Mapping[str, Tensor], where: str, placement: Placement | None, *, mapped: bool, allow_nonfinite: bool
+) -> dict[str, Tensor]:
+    """Tensors in their place, each checked for NaN and infinity, with little more memory at once than they take.
+
+    Args:
+        tensors: as a file holds them.
+        where: the file, for messages.
+        placement: see `load_tensors`.
+        mapped: whether all are mapped from the file, and nobody has written to them.
+        allow_nonfinite: accept NaN and infinity.
+
+    Raises:
+        WeightsError: a tensor holds NaN or infinity.
+    """
+    placed = {}
+    for name, tensor in tensors.items():
+        if not allow_nonfinite and not is_finite(tensor):
+            raise WeightsError(f"{where}: tensor {name!r} holds NaN or infinity; the file is damaged")
+        placed[name] = tensor if placement is None else placement(tensor)
+        if mapped:
+            give_back(tensor)
+    return placed
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -166,7 +192,11 @@ def _raw_header(path: Path) -> tuple[dict[str, Any], int]:
             content = file.read(length)
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from error
-    return parse_json(content, f"{path}: header"), size - 8 - length
+    header = parse_json(content, f"{path}: header")
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise WeightsError(f"{path}: __metadata__ must map text to text")
+    return header, size - 8 - length
 
 
 def _why_not(start: bytes, length: int, size: int) -> str:
@@ -274,8 +304,10 @@ def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPE_NAMES:
             raise WeightsError(f"tensor {name!r} has dtype {tensor.dtype}, which a safetensors file cannot hold")
-    # Wide elements first: every tensor then starts at a multiple of its element size.
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    # Whole blocks first, then wide elements first: each then starts at a multiple of a block, or of its element size.
+    names = sorted(
+        tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT > 0, -tensors[name].element_size(), name)
+    )
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     data: list[bytes | memoryview] = []
     end = 0
@@ -289,7 +321,7 @@ def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
         }
         data.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
     return [len(text).to_bytes(8, "little") + text, *data]
 
 

@@ -27,6 +27,7 @@ from toile.weights.files import (
     save_tensors,
     write_json_atomically,
 )
+from toile.weights.mapping import FLOAT32_ON_CPU, Placement
 from toile.weights.names import current_names
 from toile.weights.neutral_values import IGNORED_WEIGHTS, without_neutral
 
@@ -194,14 +195,18 @@ def _indexed_files(index: Path) -> tuple[Path, ...]:
 
 
 def component_tensors(
-    folder: Path, expected: Mapping[str, Tensor], ignored: frozenset[str] = frozenset()
+    folder: Path,
+    expected: Mapping[str, Tensor],
+    ignored: frozenset[str] = frozenset(),
+    placement: Placement | None = None,
 ) -> dict[str, Tensor]:
-    """The tensors of a component folder under our names, in the dtypes of the files.
+    """The tensors of a component folder under our names.
 
     Args:
         folder: holds the weights.
         expected: the tensors of the network, on any device, by name.
         ignored: names that are left out.
+        placement: where they go and in which form; None leaves them on the CPU as the files have them.
 
     Raises:
         WeightsError: a file is missing or damaged, or two hold the same tensor.
@@ -211,7 +216,7 @@ def component_tensors(
         checkpoint = open_checkpoint(path)
         names = {given: ours for given, ours in current_names(checkpoint.shapes, expected).items()}
         wanted = [given for given, ours in names.items() if ours not in ignored]
-        for given, tensor in checkpoint.load(wanted).items():
+        for given, tensor in checkpoint.load(wanted, placement).items():
             name = names[given]
             if name in result:
                 raise WeightsError(f"{path}: {name} is there twice, or also in another file of the folder")
@@ -225,15 +230,15 @@ def load_component(
     folder: Path,
     build: Callable[[ConfigT], ModuleT],
     config_class: type[ConfigT],
-    dtype: torch.dtype = torch.float32,
+    placement: Placement = FLOAT32_ON_CPU,
 ) -> ModuleT:
-    """Builds a network from its folder, on the CPU.
+    """Builds a network from its folder.
 
     Args:
         folder: holds config.json and the weights, see `component_files`.
         build: makes the network from its config; it runs on the meta device, so no random weights are drawn.
         config_class: the dataclass of the network's config.
-        dtype: floating-point tensors are converted to it; those that have it already stay mapped to the file.
+        placement: where its tensors go and in which form; those that are so already stay mapped to the file.
 
     Raises:
         WeightsError: a file is missing, damaged, or does not fit the config.
@@ -241,8 +246,8 @@ def load_component(
     folder = Path(folder)
     config = read_config(folder / CONFIG_NAME, config_class)
     module = build_empty(build, config)
-    tensors = component_tensors(folder, module.state_dict(), ignored_weights(config_class))
-    return fill_component(module, tensors, dtype, ", ".join(map(str, component_files(folder))))
+    tensors = component_tensors(folder, module.state_dict(), ignored_weights(config_class), placement)
+    return fill_component(module, tensors, ", ".join(map(str, component_files(folder))))
 
 
 def ignored_weights(config_class: type) -> frozenset[str]:
@@ -251,19 +256,18 @@ def ignored_weights(config_class: type) -> frozenset[str]:
     return own | IGNORED_WEIGHTS.get(config_class, frozenset())
 
 
-def fill_component(module: ModuleT, tensors: Mapping[str, Tensor], dtype: torch.dtype, what: str) -> ModuleT:
+def fill_component(module: ModuleT, tensors: Mapping[str, Tensor], what: str) -> ModuleT:
     """Gives a network of `build_empty` its weights.
 
     Args:
         module: is on the meta device.
-        tensors: its weights by name; floating-point ones are converted to `dtype`.
-        dtype: of the network.
+        tensors: its weights by name, which it takes as they are.
         what: names the tensors in errors: the file, usually.
 
     Raises:
         WeightsError: they do not fit.
     """
-    load_weights(module, _floats_to(dtype, tensors), what)
+    load_weights(module, tensors, what)
     unfilled = [name for name, tensor in module.named_buffers() if tensor.is_meta]
     if unfilled:
         raise RuntimeError(

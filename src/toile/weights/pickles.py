@@ -12,8 +12,10 @@ import io
 import mmap
 import pickletools
 import struct
+import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +68,26 @@ class _Inert:
         pass
 
 
+@dataclass(frozen=True)
+class Pickled:
+    """What torch.save wrote.
+
+    Attributes:
+        content: the object.
+        mapped: whether its tensors lie in the file, and are read when used; else they are in memory.
+    """
+
+    content: Any
+    mapped: bool
+
+
 def is_pickle(start: bytes) -> bool:
     """Whether a file that begins so is one of PyTorch's: a zip archive, or an old one, which is a bare pickle."""
     return start.startswith(_ZIP_MAGIC) or (len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5)
 
 
-def load_pickle(path: Path) -> Any:
-    """What torch.save wrote, on the CPU; tensors of zip archives stay mapped to the file.
+def load_pickle(path: Path) -> Pickled:
+    """Reads what torch.save wrote, on the CPU; tensors of zip archives stay mapped to the file.
 
     Raises:
         WeightsError: it is no such file, is larger inside than outside, or wants to import what tensors do not need.
@@ -80,13 +95,13 @@ def load_pickle(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
             zipped = file.read(4) == _ZIP_MAGIC
-        names = _checked_archive(path) if zipped else _checked_stream(path)
+        names, mapped = _checked_archive(path) if zipped else (_checked_stream(path), False)
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from error
     inert: list[Any] = [(_Inert, name) for name in names if _is_inert(name)]
     try:
         with torch.serialization.safe_globals(inert):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            return Pickled(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped), mapped)
     except Exception as error:  # hostile bytes make the reader fail in any way; each of them is a refusal
         reason = " ".join(str(error).split()) or type(error).__name__
         raise WeightsError(f"{path} cannot be read as PyTorch weights: {reason[:300]}") from error
@@ -95,8 +110,8 @@ def load_pickle(path: Path) -> Any:
 # ---------------------------------------------------------------------------------------------------- the archive
 
 
-def _checked_archive(path: Path) -> set[str]:
-    """The names that the pickle inside wants to import, after the checks."""
+def _checked_archive(path: Path) -> tuple[set[str], bool]:
+    """The names that the pickle inside wants to import, after the checks, and whether its numbers can be mapped."""
     size = path.stat().st_size
     _check_directory(path, size)
     try:
@@ -105,9 +120,11 @@ def _checked_archive(path: Path) -> set[str]:
             _check_entries(entries, size, path)
             [program] = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
             content = archive.read(program)
+            orders = [entry for entry in entries if entry.filename.rpartition("/")[2] == "byteorder"]
+            mapped = all(archive.read(order) == sys.byteorder.encode() for order in orders)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, struct.error, UnicodeDecodeError) as error:
         raise WeightsError(f"{path}: a damaged zip archive ({error})") from error
-    return _imports(io.BytesIO(content), 1, path)
+    return _imports(io.BytesIO(content), 1, path), mapped
 
 
 def _check_directory(path: Path, size: int) -> None:
