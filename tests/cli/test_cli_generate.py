@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -238,11 +240,17 @@ def test_help_is_quick_and_names_every_command() -> None:
 def test_interrupted_it_keeps_what_is_finished(tiny_folder: Path) -> None:
     program = [sys.executable, "-c", "from toile.cli.main import main; main()", "generate", "belt", "--seed", "1"]
     program += ["-n", "5000", "--batch-size", "4", "--model", str(tiny_folder), "--device", "cpu"]
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        program,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    )
     deadline = time.monotonic() + 120
     while len(list(Path("pictures").glob("0*.png"))) < 8 and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "toile: stopped" in err and "Traceback" not in err
