@@ -9,12 +9,7 @@ pictures, with the 95 % interval of a paired bootstrap. Fewer steps stand beside
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
-from paired import as_table, compare, parse_arguments
-from rich.console import Console
-
-from toile.weights.files import write_json_atomically
+from paired import main
 
 SETTINGS = {
     "exact": {},
@@ -25,16 +20,5 @@ SETTINGS = {
 }
 
 
-def main() -> None:
-    arguments = parse_arguments(__doc__)
-    settings = {**SETTINGS, "half the steps": {"steps": arguments.steps // 2}}
-    console = Console()
-    comparisons = compare(settings, arguments)
-    console.print(as_table(f"{arguments.n} captions, {arguments.steps} steps", comparisons))
-    if arguments.out is not None:
-        write_json_atomically(arguments.out, [asdict(comparison) for comparison in comparisons])
-        console.print(f"written: {arguments.out}")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, lambda arguments: {**SETTINGS, "half the steps": {"steps": arguments.steps // 2}})

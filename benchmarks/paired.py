@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -22,9 +23,11 @@ from toile.generation.request import GenerateRequest
 from toile.latent_diffusion import load
 from toile.models.classifier import ARTICLE_TYPE, MISSING
 from toile.training.pictures import DataConfig, PictureSet
+from toile.weights.files import write_json_atomically
 
 JUDGED = (ARTICLE_TYPE, "base_colour")
 NUM_RESAMPLES = 10_000
+Settings = Mapping[str, Mapping[str, Any]]  # name -> fields of `GenerateRequest`
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,17 @@ class Comparison:
     difference: float
 
 
+def main(description: str | None, settings_of: Callable[[argparse.Namespace], Settings]) -> None:
+    """A benchmark's main: compares its settings as the command line says, prints the table, writes the numbers."""
+    arguments = parse_arguments(description)
+    console = Console()
+    comparisons = compare(settings_of(arguments), arguments)
+    console.print(as_table(f"{arguments.n} captions, {arguments.steps} steps", comparisons))
+    if arguments.out is not None:
+        write_json_atomically(arguments.out, [asdict(comparison) for comparison in comparisons])
+        console.print(f"written: {arguments.out}")
+
+
 def parse_arguments(description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="fashion", help="a model folder or file, or the bundled model's name")
@@ -56,7 +70,7 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compare(settings: Mapping[str, Mapping[str, Any]], arguments: argparse.Namespace) -> list[Comparison]:
+def compare(settings: Settings, arguments: argparse.Namespace) -> list[Comparison]:
     """Makes and judges all pictures with each of the settings.
 
     Args:

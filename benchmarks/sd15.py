@@ -309,7 +309,7 @@ def measure_peaks(folder: Path, arguments: argparse.Namespace) -> dict[str, int]
 def as_table(
     steps: Mapping[str, Sequence[float]], decodes: Mapping[str, Sequence[float]], peaks: Mapping[str, int]
 ) -> Table:
-    table = Table(title="one picture of 512x512, guided", title_justify="left")
+    table = Table(title="one picture, guided", title_justify="left")
     for column in ("", "a step, mean (range)", "as toile = 1", "decoding, median", "peak of a new process"):
         table.add_column(column)
     reference = statistics.mean(steps["toile"]) if "toile" in steps else None

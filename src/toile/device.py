@@ -18,6 +18,7 @@ _C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 2**30
 _MADV_PAGEOUT = 21  # of Linux 5.4 and later; others refuse it
+_MADV_DONTNEED = 4
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -103,12 +104,24 @@ def page_out(tensor: Tensor) -> None:
 
     Pages of a mapped file stop counting as memory of this process. No content is lost: it is read again when needed.
     """
-    if _C_LIBRARY is None or tensor.device.type != "cpu":
-        return
-    first, last = tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size()
-    first, last = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
-    if first < last:
-        _C_LIBRARY.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_PAGEOUT)
+    if tensor.device.type == "cpu":
+        _advise(tensor.data_ptr(), tensor.numel() * tensor.element_size(), _MADV_PAGEOUT)
+
+
+def drop_pages(tensor: Tensor) -> None:
+    """Takes the pages of a mapped tensor out of memory, where the system has a way to; its next use reads them again.
+
+    Only for a tensor that is mapped from a file and that nobody has written to: of any other the content is lost.
+    """
+    storage = tensor.untyped_storage()
+    _advise(storage.data_ptr(), storage.nbytes(), _MADV_DONTNEED)
+
+
+def _advise(start: int, num_bytes: int, advice: int) -> None:
+    """Tells Linux about the whole pages of a range: those at its ends belong to its neighbours too."""
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, (start + num_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if _C_LIBRARY is not None and first < last:
+        _C_LIBRARY.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), advice)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -45,7 +45,7 @@ class GenerationSettings:
         batch_size: pictures that pass the networks together, 1 to 1024.
         noise_candidates: 1 to 64; of so many noises to begin with, the one that answers the prompt best is taken.
         word_weights: what a weight like that of (word:1.3) does: "embedding" multiplies the word's text states, as the
-            A1111 web UI, "attention" its part in the cross-attention; see `toile.text.word_weights`.
+            A1111 web UI, "attention" what the word brings through cross-attention; see `toile.text.word_weights`.
         safety: what happens to pictures that the model's safety checker flags, if it has one: "blur" them, "refuse" to
             make them, only "report" it; "off" does not ask.
         deepcache: 1 to 1000, at each how many-th step all but the U-Net's outermost layers work; 1 = at every step.

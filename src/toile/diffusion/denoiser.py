@@ -67,8 +67,8 @@ class Denoiser:
         timestep = self.schedule.timestep_of(sigma).to(x.device, torch.float32).reshape(1)
         x_in = (x * input_scale(sigma)).to(self.dtype or x.dtype)
         prediction = self.network(x_in, timestep, cond).to(x.dtype)
-        repeated = x.repeat(len(cond) // len(x), 1, 1, 1)
-        return denoised_from_prediction(prediction, repeated, sigma, self.prediction_type)
+        groups = prediction.unflatten(0, (-1, len(x)))
+        return denoised_from_prediction(groups, x, sigma, self.prediction_type).flatten(0, 1)
 
 
 def input_scale(sigma: float | Tensor) -> float:
@@ -84,8 +84,8 @@ def denoised_from_prediction(prediction: Tensor, x: Tensor, sigma: float | Tenso
     numbers cancel there, which no arithmetic can mend: networks for zero terminal SNR predict v (Lin et al. 2023).
 
     Args:
-        prediction: (B, C, H, W) noise or velocity.
-        x: same shape, `x0 + sigma * noise`.
+        prediction: (..., C, H, W) noise or velocity.
+        x: (B, C, H, W) `x0 + sigma * noise`, or a shape that broadcasts to the prediction's.
         sigma: noise level, > 0.
         prediction_type: "epsilon" or "v_prediction".
     """

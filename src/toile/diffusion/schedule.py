@@ -254,6 +254,11 @@ def start_latents(noise: Tensor, sigma: float | Tensor) -> Tensor:
     return noise * math.sqrt(1 + float(sigma) ** 2)
 
 
+def steps_done(sigmas: Tensor, sigma: float | Tensor) -> int:
+    """How many steps of a run with falling noise levels `sigmas` (N + 1,) are behind it when it is at `sigma`."""
+    return int((sigmas > float(sigma) * (1 + 1e-9)).sum())
+
+
 def _betas(config: ScheduleConfig) -> Tensor:
     count = config.num_train_timesteps
     if config.beta_schedule == "linear":

@@ -10,15 +10,14 @@ Shapes: B rows, C x h x w latents, N positions.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from toile.diffusion.denoiser import DenoiserLike
+from toile.diffusion.schedule import steps_done
+from toile.generation.attention_control import AttentionPlace, cross_attention_recalled
 from toile.models.unet import UNet
-from toile.nn.attention import Attention, TransformerBlock
 
 
 class DeepCache:
@@ -66,7 +65,7 @@ class TemporalGate:
         self.network = network
         self.sigmas = sigmas
         self.share = share
-        self._kept: dict[str, Tensor] = {}
+        self._kept: dict[AttentionPlace, Tensor] = {}
 
     @property
     def prediction_type(self) -> str:
@@ -76,36 +75,19 @@ class TemporalGate:
     def __call__(self, x: Tensor, sigma: float | Tensor, cond: Tensor) -> Tensor:
         """Estimates the clean latents (B, C, h, w)."""
         gate = round(self.share * (len(self.sigmas) - 1))
-        done = int((self.sigmas > float(sigma) * (1 + 1e-9)).sum())
+        done = steps_done(self.sigmas, sigma)
         if done < gate - 1:
             return self.guided(x, sigma, cond)
         is_open = done < gate
         if is_open:
             self._kept.clear()
 
-        def recall(name: str, compute: Callable[[], Tensor]) -> Tensor:
-            if name in self._kept:
-                return self._kept[name]
+        def recall(place: AttentionPlace, compute: Callable[[], Tensor]) -> Tensor:
+            if place in self._kept:
+                return self._kept[place]
             mixed = compute()
-            self._kept[name] = mixed.unflatten(0, (-1, len(x))).mean(0)  # over the groups of guidance
+            self._kept[place] = mixed.unflatten(0, (-1, len(x))).mean(0)  # over the groups of guidance
             return mixed
 
-        with _cross_attention_through(self.network, recall):
+        with cross_attention_recalled(self.network, recall):
             return (self.guided if is_open else self.plain)(x, sigma, cond)
-
-
-@contextlib.contextmanager
-def _cross_attention_through(
-    network: nn.Module, recall: Callable[[str, Callable[[], Tensor]], Tensor]
-) -> Iterator[None]:
-    """While it is open, every cross-attention asks `recall`, with its name, for what it has mixed."""
-    attentions: list[Attention] = []
-    for name, module in network.named_modules():
-        if isinstance(module, TransformerBlock):
-            module.attn2.recall = partial(recall, name)
-            attentions.append(module.attn2)
-    try:
-        yield
-    finally:
-        for attention in attentions:
-            attention.recall = None

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -33,21 +34,42 @@ Edit = Callable[[AttentionPlace, Tensor], Tensor]
 """Takes probabilities (B, K, N, L) float32 and returns those to be used, of the same shape."""
 
 
-@contextlib.contextmanager
-def attention_edited(network: nn.Module, edit: Edit) -> Iterator[None]:
+Recall = Callable[[AttentionPlace, Callable[[], Tensor]], Tensor]
+"""Given what computes the values as the heads mix them, (B, N, C), returns those to be used, of the same width."""
+
+
+def attention_edited(network: nn.Module, edit: Edit) -> contextlib.AbstractContextManager[None]:
     """While it is open, every attention of the network's transformers asks `edit` for its probabilities."""
-    attentions: list[Attention] = []
-    for name, module in network.named_modules():
-        if isinstance(module, TransformerBlock):
-            for child, is_cross in (("attn1", False), ("attn2", True)):
-                attention = getattr(module, child)
-                attention.edit = partial(edit, AttentionPlace(f"{name}.{child}", is_cross))
-                attentions.append(attention)
+    return _hooked(attentions_of(network), "edit", edit)
+
+
+def cross_attention_recalled(network: nn.Module, recall: Recall) -> contextlib.AbstractContextManager[None]:
+    """While it is open, every attention to words asks `recall` for what it has mixed."""
+    cross = {place: attention for place, attention in attentions_of(network).items() if place.is_cross}
+    return _hooked(cross, "recall", recall)
+
+
+def attentions_of(network: nn.Module) -> dict[AttentionPlace, Attention]:
+    """The attentions of a network's transformers, in the order of its layers."""
+    return {
+        AttentionPlace(f"{name}.{child}", is_cross): getattr(module, child)
+        for name, module in network.named_modules()
+        if isinstance(module, TransformerBlock)
+        for child, is_cross in (("attn1", False), ("attn2", True))
+    }
+
+
+@contextlib.contextmanager
+def _hooked(
+    attentions: dict[AttentionPlace, Attention], hook: Literal["edit", "recall"], called: Callable[..., Any]
+) -> Iterator[None]:
+    for place, attention in attentions.items():
+        setattr(attention, hook, partial(called, place))
     try:
         yield
     finally:
-        for attention in attentions:
-            attention.edit = None
+        for attention in attentions.values():
+            setattr(attention, hook, None)
 
 
 class EditedAttention:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from toile.diffusion.denoiser import DenoiserLike
+from toile.diffusion.schedule import steps_done
 from toile.errors import ToileError
 from toile.generation.attention_control import AttentionPlace, attention_edited
 from toile.text.rows import PromptTokens, PromptWord
@@ -116,7 +117,7 @@ class PromptToPrompt:
 
     def __call__(self, x: Tensor, sigma: float | Tensor, cond: Tensor) -> Tensor:
         """Estimates the clean latents (2 P, C, h, w) of pairs."""
-        done = float((self.sigmas > float(sigma) * (1 + 1e-9)).sum()) / (len(self.sigmas) - 1)
+        done = steps_done(self.sigmas, sigma) / (len(self.sigmas) - 1)
         leads = {True: done < self.shares.cross, False: done < self.shares.self}
         if not any(leads.values()):
             return self.denoiser(x, sigma, cond)

@@ -21,8 +21,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from toile.device import drop_pages
 from toile.errors import ToileError
-from toile.weights.mapping import ALIGNMENT, MappedFile, Placement, give_back
+from toile.weights.mapping import ALIGNMENT, MappedFile, Placement
 
 MAX_HEADER_BYTES = 100_000_000
 ASIDE_SUFFIX = ".partial"
@@ -149,7 +150,7 @@ def place_tensors(
             raise WeightsError(f"{where}: tensor {name!r} holds NaN or infinity; the file is damaged")
         placed[name] = tensor if placement is None else placement(tensor)
         if mapped:
-            give_back(tensor)
+            drop_pages(tensor)
     return placed
 
 

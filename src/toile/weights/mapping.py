@@ -6,10 +6,8 @@ or only looked at, they are given back at once: then loading takes hardly more m
 
 from __future__ import annotations
 
-import ctypes
 import math
 import mmap
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +17,6 @@ from torch import Tensor
 
 ALIGNMENT = 64
 """Bytes: where a matrix begins decides in which order kernels add, so equal pictures need equal beginnings."""
-
-_C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
@@ -70,18 +66,3 @@ class MappedFile:
             return torch.empty(sizes, dtype=dtype)
         content = torch.frombuffer(self._memory, dtype=torch.uint8, count=num_bytes, offset=start)
         return content.view(dtype).view(sizes)
-
-
-def give_back(tensor: Tensor) -> None:
-    """Takes the pages of a mapped tensor out of memory, where the system has a way to; its next use reads them again.
-
-    Only for a tensor that is mapped from a file and that nobody has written to: of any other the content is lost.
-    """
-    if _C_LIBRARY is None:
-        return
-    storage = tensor.untyped_storage()
-    first, last = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
-    # Whole pages only: those at the ends belong to its neighbours too.
-    first, last = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
-    if first < last:
-        _C_LIBRARY.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
