@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from toile.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from toile.generation_settings import GenerationSettings
@@ -15,6 +17,14 @@ from toile.models.clip import CLIPTextConfig, CLIPTextModel
 from toile.models.unet import UNet, UNetConfig
 from toile.models.vae import VAE, VAEConfig
 from toile.text.tokenizer import Tokenizer
+
+NUM_PICTURES = 90
+COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 160, 30), "black": (20, 20, 20)}
+SHAPES = {
+    "bar": (slice(2, 14), slice(6, 10)),
+    "belt": (slice(6, 10), slice(1, 15)),
+    "box": (slice(4, 12), slice(4, 12)),
+}
 
 
 @pytest.fixture(scope="session")
@@ -77,3 +87,25 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(tiny_folder: Path) -> LatentDiffusion:
     """The model of `tiny_folder` in float32 on the CPU; do not change it."""
     return LatentDiffusion.load(tiny_folder, device="cpu", dtype="float32")
+
+
+def write_picture_folder(folder: Path) -> Path:
+    """90 pictures of 16x16, a coloured shape on white with some noise, each with a caption file.
+
+    They are BMP files, because another version of a codec would change their bytes and so the split.
+    """
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(NUM_PICTURES):
+        colour, shape = list(COLOURS)[number % 4], list(SHAPES)[number // 4 % 3]
+        pixels = np.full((16, 16, 3), 255, dtype=np.uint8)
+        pixels[SHAPES[shape]] = COLOURS[colour]
+        pixels[SHAPES[shape]] += rng.integers(0, 30, pixels[SHAPES[shape]].shape, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.bmp")
+        (folder / f"{number}.txt").write_text(f"{colour} {shape}\n{shape} in {colour}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_picture_folder(tmp_path_factory.mktemp("pictures") / "data")

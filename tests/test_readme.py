@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from cyclopts import App
 from packaging.requirements import Requirement
 
 import toile
 from toile.cli.main import build_app, run
+from toile.latent_diffusion import LatentDiffusion
+from toile.lora import lora_targets
+from toile.nn.lora import LowRank
 from toile.training.recipes import load_recipe
+from toile.weights.lora_file import write_lora
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,9 +87,10 @@ def test_readme_shows_every_command(app: App) -> None:
 def test_readme_commands_run_in_order(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("white t-shirt\nred dress\n", encoding="utf-8")
+    write_a_lora(Path("runs/monet/model/lora.safetensors"), tiny_folder)
     commands = [arguments for arguments in toile_commands(README) if arguments[0] != "train"]
     for verb, *rest in commands:
-        if verb in ("generate", "weigh", "blend", "grid"):
+        if verb in ("generate", "weigh", "blend", "grid", "lora"):
             rest += ["--device", "cpu", "--model", str(tiny_folder)]
         elif verb == "convert":
             rest[0] = str(tiny_folder)
@@ -95,6 +101,18 @@ def test_readme_commands_run_in_order(tiny_folder: Path, tmp_path: Path, monkeyp
             del rest[first : first + 2]
         assert run([verb, *rest]) == 0, (verb, rest)
     assert Path("pictures/sheet.png").is_file()
+
+
+def write_a_lora(path: Path, model: Path) -> None:
+    """What training it would leave behind."""
+    path.parent.mkdir(parents=True)
+    targets = lora_targets(LatentDiffusion.load(model, "cpu", "float32"))
+    changes = {
+        name: LowRank(torch.ones(1, *shape[1:]), torch.ones(shape[0], 1), 1.0)
+        for name, shape in targets.items()
+        if "attn" in name
+    }
+    write_lora(path, changes, "kohya", {})
 
 
 def test_readme_python_runs(

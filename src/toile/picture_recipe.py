@@ -21,6 +21,7 @@ from toile.errors import ToileError
 from toile.generation_settings import GenerationSettings, check_number, check_whole
 from toile.model_folder import ModelFacts
 from toile.schema import build_config
+from toile.text.lora_tags import LoRAUse, lora_tags
 from toile.weights.files import write_atomically
 
 CHUNK = "toile"
@@ -60,6 +61,23 @@ class SourceFacts:
 
 
 @dataclass(frozen=True)
+class LoRAFacts:
+    """A LoRA that acted on a picture.
+
+    Attributes:
+        name: of its file, without suffix.
+        path: where it was.
+        hash: SHA-256 of its content.
+        strength: 1 as it was trained.
+    """
+
+    name: str
+    path: str
+    hash: str
+    strength: float
+
+
+@dataclass(frozen=True)
 class Toward:
     """Another prompt and seed that a picture lies towards: its words and its noise are on the way to theirs.
 
@@ -93,6 +111,7 @@ class PictureRecipe:
         source: what it began with, if not with noise alone.
         original: the prompt whose picture of the same seed led the layout, if one did.
         toward: what it lies towards, if anything.
+        loras: all that acted on it, those that the prompt names too.
         batch_rows, batch_row: how many pictures passed the networks together, and which of them this was (from 0). It
             does not change the noise, but kernels may round differently for another number of rows.
         noise: where the random numbers come from.
@@ -107,6 +126,7 @@ class PictureRecipe:
     source: SourceFacts | None = None
     original: str | None = None
     toward: Toward | None = None
+    loras: tuple[LoRAFacts, ...] = ()
     batch_rows: int = 1
     batch_row: int = 0
     noise: str = NOISE
@@ -140,12 +160,20 @@ class PictureRecipe:
             entries["Denoising strength"] = f"{settings.hires_strength:g}"
         if settings.spacing is not None:
             entries["Schedule type"] = settings.spacing.capitalize()
+        if self.loras:
+            hashes = ", ".join(f"{lora.name}: {lora.hash[:12]}" for lora in self.loras)
+            entries["Lora hashes"] = f'"{hashes}"'
         entries["Version"] = f"toile {self.machine.toile}"
-        lines = [_one_line(self.prompt)]
+        lines = [_one_line(self.prompt + self._unnamed_tags())]
         if settings.negative:
             lines.append(f"Negative prompt: {_one_line(settings.negative)}")
         lines.append(", ".join(f"{name}: {value}" for name, value in entries.items()))
         return "\n".join(lines)
+
+    def _unnamed_tags(self) -> str:
+        """Tags for the LoRAs that the prompt does not name itself."""
+        named = {use.source for use in lora_tags(self.prompt)}
+        return "".join(f" {LoRAUse(lora.name, lora.strength).tag}" for lora in self.loras if lora.name not in named)
 
 
 def encode_png(pixels: np.ndarray, recipe: PictureRecipe, more: Mapping[str, str] | None = None) -> bytes:

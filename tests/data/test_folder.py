@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from toile.data.folder import ImageFolder
+from toile.data.sources import open_source
 from toile.errors import ToileError
 
 
@@ -99,3 +100,15 @@ def test_identity_changes_with_the_words(tmp_path: Path) -> None:
     assert ImageFolder(tmp_path).identity == first
     (tmp_path / "a.txt").write_text("blue")
     assert ImageFolder(tmp_path).identity != first
+
+
+def test_pictures_without_words_take_the_caption_that_is_given(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path, name)
+    (tmp_path / "a.txt").write_text("poppies")
+    assert [r.captions for r in ImageFolder(tmp_path, "a painting").records] == [("poppies",), ("a painting",)]
+    assert [r.key for r in ImageFolder(tmp_path).records] == ["a.png"]
+    (tmp_path / "a.txt").unlink()
+    assert {r.captions for r in open_source(tmp_path, "a painting").records} == {("a painting",)}
+    with pytest.raises(ToileError, match="pictures alone need a caption"):
+        open_source(tmp_path)

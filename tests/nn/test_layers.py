@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toile.nn import layers
-from toile.nn.layers import Conv2d, GatedLinear, GroupNorm, Linear, PixelLinear, linear_together, pack_weights
+from toile.nn.layers import (
+    Conv2d,
+    GatedLinear,
+    GroupNorm,
+    Linear,
+    PixelLinear,
+    linear_together,
+    pack_for_gradients,
+    pack_weights,
+)
 
 Make = Callable[[], nn.Module]
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -156,7 +165,7 @@ def test_packed_weights_that_replace_the_plain_ones_are_these_again_when_they_ar
     layer, before, x = replaced(name)
     gradient_wanted = x.clone().requires_grad_()
     layer(gradient_wanted).sum().backward()
-    assert gradient_wanted.grad is not None and torch.equal(layer.weight, before.weight)
+    assert gradient_wanted.grad is not None and torch.equal(layer.state_dict()["weight"], before.weight)
 
 
 def test_layers_of_the_same_input_are_one_product() -> None:
@@ -233,3 +242,39 @@ def test_slow_layouts_are_avoided_only_where_they_are_slow() -> None:
     assert not wide._is_slow_for(small)
     assert not narrow._is_slow_for(large)
     assert not narrow._is_slow_for(small.contiguous())
+
+
+@pytest.mark.skipif(not layers._HAS_PACKING, reason="this build of PyTorch has no oneDNN")
+@pytest.mark.parametrize("max_bytes", [0, 2**30], ids=["in place of the plain ones", "beside them"])
+def test_gradients_pass_frozen_convolutions_packed(max_bytes: int) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(Conv2d(16, 32, 3, padding=1), Conv2d(32, 32, 1), Conv2d(32, 64, 3, stride=2, padding=1))
+    network = network.bfloat16().to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
+    reference = copy.deepcopy(network).float()
+    layers._LARGE_LAYER, kept = 1, layers._LARGE_LAYER
+    try:
+        pack_for_gradients(network, max_bytes)
+    finally:
+        layers._LARGE_LAYER = kept
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    x, shift = channels_last(2, 16, 6, 4).bfloat16(), draw(1, 32, seed=2).bfloat16()
+
+    def gradient(of: nn.Sequential, x: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.clone().requires_grad_()
+        result = of[2](of[1](of[0](x, shift=shift), plus=torch.ones_like(shift)[:, :, None, None]))
+        result.square().sum().backward()
+        assert x.grad is not None
+        return result.detach().float(), x.grad.float()
+
+    for _ in range(2):
+        result, grad = gradient(network, x, shift)
+        expected, expected_grad = gradient(reference, x.float(), shift.float())
+        torch.testing.assert_close(result, expected, rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(grad, expected_grad, rtol=5e-2, atol=0.05 * float(expected_grad.abs().max()))
+    assert network[0]._packed_back is not None and network[2]._packed_back is None, "strided ones go the plain way"
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+    with torch.no_grad():
+        torch.testing.assert_close(network[0](x).float(), reference[0](x.float()), rtol=2e-2, atol=2e-2)
+        for layer in network:
+            layer.load_state_dict({name: value * 0 for name, value in layer.state_dict().items()})
+    assert float(gradient(network, x, shift)[1].abs().max()) == 0.0, "packed weights follow the plain ones"

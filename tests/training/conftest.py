@@ -1,50 +1,28 @@
-"""Fixtures of the training tests: small folders of pictures with words, and a toy objective."""
+"""Fixtures of the training tests: small folders of pictures with words, a toy objective, and small real ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
+from toile.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from toile.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
+from toile.models.unet import UNet, UNetConfig
+from toile.models.vae import VAE, VAEConfig
+from toile.text.tokenizer import Tokenizer
+from toile.training.clip_objective import CLIPObjective, train_tokenizer
+from toile.training.denoising_objective import DenoisingObjective, DenoisingObjectiveConfig, TextConditionedUNet
 from toile.training.draws import ShuffledOrder, example_noise
 from toile.training.objective import Loss
 from toile.training.pictures import DataConfig, PictureSet
-
-NUM_PICTURES = 90
-COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 160, 30), "black": (20, 20, 20)}
-SHAPES = {
-    "bar": (slice(2, 14), slice(6, 10)),
-    "belt": (slice(6, 10), slice(1, 15)),
-    "box": (slice(4, 12), slice(4, 12)),
-}
-
-
-def write_picture_folder(folder: Path) -> Path:
-    """90 pictures of 16x16, a coloured shape on white with some noise, each with a caption file.
-
-    They are BMP files, because another version of a codec would change their bytes and so the split.
-    """
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for number in range(NUM_PICTURES):
-        colour, shape = list(COLOURS)[number % 4], list(SHAPES)[number // 4 % 3]
-        pixels = np.full((16, 16, 3), 255, dtype=np.uint8)
-        pixels[SHAPES[shape]] = COLOURS[colour]
-        pixels[SHAPES[shape]] += rng.integers(0, 30, pixels[SHAPES[shape]].shape, dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.bmp")
-        (folder / f"{number}.txt").write_text(f"{colour} {shape}\n{shape} in {colour}", encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_picture_folder(tmp_path_factory.mktemp("pictures") / "data")
+from toile.training.vae_objective import VAEObjective, VAEObjectiveConfig, narrow_posterior
 
 
 @pytest.fixture(scope="session")
@@ -110,3 +88,84 @@ class ToyObjective:
 @pytest.fixture
 def toy() -> type[ToyObjective]:
     return ToyObjective
+
+
+VAE_CONFIG = VAEConfig(
+    block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, mid_block_add_attention=False, latent_channels=3
+)
+UNET_CONFIG = UNetConfig(
+    in_channels=3,
+    out_channels=3,
+    block_out_channels=(8, 16),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=1,
+    cross_attention_dim=16,
+    attention_head_dim=2,
+    norm_num_groups=4,
+)
+SCHEDULE = ScheduleConfig(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+MAX_LENGTH = 10
+
+
+@pytest.fixture(scope="module")
+def tokenizer(pictures: PictureSet) -> Tokenizer:
+    return train_tokenizer(pictures, 560, MAX_LENGTH, seed=0)
+
+
+@pytest.fixture(scope="module")
+def text_config(tokenizer: Tokenizer) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        projection_dim=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        vocab_size=tokenizer.vocab_size,
+        max_position_embeddings=MAX_LENGTH,
+        bos_token_id=tokenizer.start_id,
+        eos_token_id=tokenizer.end_id,
+        pad_token_id=tokenizer.pad_id,
+    )
+
+
+@pytest.fixture(scope="module")
+def latents(pictures: PictureSet) -> Tensor:
+    """Averages of 2x2 pixels stand in for latents: (N, 3, 8, 8) float16."""
+    images = pictures.images(np.arange(len(pictures.records)))
+    return torch.nn.functional.avg_pool2d(images, 2).to(torch.float16)
+
+
+@pytest.fixture
+def build_vae(pictures: PictureSet) -> Callable[..., VAEObjective]:
+    def build(seed: int = 0, **changes: Any) -> VAEObjective:
+        torch.manual_seed(0)
+        vae = VAE(VAE_CONFIG)
+        narrow_posterior(vae)
+        return VAEObjective(vae, pictures, VAEObjectiveConfig(**changes), seed)
+
+    return build
+
+
+@pytest.fixture
+def build_clip(pictures: PictureSet, tokenizer: Tokenizer, text_config: CLIPTextConfig) -> Callable[..., CLIPObjective]:
+    def build(seed: int = 0) -> CLIPObjective:
+        torch.manual_seed(0)
+        vision = CLIPVisionConfig(16, 32, 16, 1, 2, image_size=16, patch_size=8)
+        return CLIPObjective(CLIPModel(CLIPConfig(text_config, vision, 16)), tokenizer, pictures, seed)
+
+    return build
+
+
+@pytest.fixture
+def build_denoising(
+    pictures: PictureSet, tokenizer: Tokenizer, text_config: CLIPTextConfig, latents: Tensor
+) -> Callable[..., DenoisingObjective]:
+    def build(seed: int = 0, schedule: ScheduleConfig = SCHEDULE, **changes: Any) -> DenoisingObjective:
+        torch.manual_seed(0)
+        networks = TextConditionedUNet(UNet(UNET_CONFIG), CLIPTextModel(text_config))
+        config = DenoisingObjectiveConfig(**changes)
+        vae = VAE(VAE_CONFIG).requires_grad_(False)
+        return DenoisingObjective(networks, vae, tokenizer, NoiseSchedule(schedule), pictures, latents, config, seed)
+
+    return build

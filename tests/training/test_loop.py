@@ -109,7 +109,7 @@ def test_closing_saves_the_step_that_was_done(toy: Any, tmp_path: Path) -> None:
 def test_what_is_reported_and_when(toy: Any, tmp_path: Path) -> None:
     records = list(train(toy(), CONFIG, tmp_path, IDENTITY))
     at = {kind: [r.step for r in records if isinstance(r, kind)] for kind in (ValidationRecord, SampleRecord)}
-    assert at == {ValidationRecord: [4, 8, 12], SampleRecord: [5, 10]}
+    assert at == {ValidationRecord: [4, 8, 12], SampleRecord: [0, 5, 10]}
     assert [r.step for r in records if isinstance(r, SavedRecord)] == [3, 6, 9, 12]
     assert [step[0] for step in losses(records)] == list(range(1, 13))
     validation = next(record for record in records if isinstance(record, ValidationRecord))
@@ -157,7 +157,7 @@ def test_nothing_to_resume(toy: Any, tmp_path: Path) -> None:
 
 def test_a_second_trainer_is_refused(toy: Any, tmp_path: Path) -> None:
     first = train(toy(), CONFIG, tmp_path, IDENTITY)
-    next(first)
+    assert isinstance(next(first), SampleRecord) and isinstance(next(first), StepRecord)
     with pytest.raises(ToileError, match="in use by another trainer"):
         next(train(toy(), CONFIG, tmp_path, IDENTITY, resume=True))
     first.close()

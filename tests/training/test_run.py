@@ -157,8 +157,9 @@ def runs(workshop: Workshop) -> dict[str, list[Record]]:
 @pytest.mark.parametrize("task", ["vae", "clip", "denoising"])
 def test_a_run_ends_and_leaves_its_log(task: str, workshop: Workshop, runs: dict[str, list[Record]]) -> None:
     records, folder = runs[task], workshop.folder / task
-    kinds = [DataRecord, StepRecord, StepRecord, ValidationRecord, StepRecord, SavedRecord, StepRecord]
-    kinds += [] if task == "clip" else [SampleRecord]
+    sampled = [] if task == "clip" else [SampleRecord]
+    kinds = [DataRecord, *sampled, StepRecord, StepRecord, ValidationRecord, StepRecord, SavedRecord, StepRecord]
+    kinds += sampled
     assert [type(record) for record in records] == [*kinds, SavedRecord, ValidationRecord, EndRecord]
     end = records[-1]
     assert isinstance(end, EndRecord) and (end.step, end.reason) == (4, "done")
@@ -166,7 +167,8 @@ def test_a_run_ends_and_leaves_its_log(task: str, workshop: Workshop, runs: dict
     logged = [line["kind"] for line in read_log(folder / "log.jsonl") if line["kind"] != "data"]
     assert logged == ["step", "step", "validation", "step", "saved", "step", "saved", "validation", "end"]
     assert (folder / "curves.png").is_file()
-    assert (folder / "samples" / "step-0000004.png").is_file() == (task != "clip")
+    for picture in ("samples/step-0000000.png", "samples/step-0000004.png", "stages.png"):
+        assert (folder / picture).is_file() == (task != "clip")
 
 
 def test_latents_have_unit_variance(workshop: Workshop, runs: dict[str, list[Record]]) -> None:

@@ -45,18 +45,30 @@ def edit(
     from toile.cli.picture_folder import PictureFolder
     from toile.cli.replay import model_of
     from toile.data.images import open_image
-    from toile.generation.pictures import Picture, generate
+    from toile.generation.pictures import Picture, generate, lora_source
     from toile.generation.request import GenerateRequest
     from toile.generation_settings import GenerationSettings
     from toile.latent_diffusion import LatentDiffusion
     from toile.picture_recipe import read_recipe
+    from toile.text.lora_tags import LoRAUse, lora_tags, without_lora_tags
 
     recipe = read_recipe(picture)
     if recipe.source is not None or recipe.original is not None or recipe.toward is not None:
         raise ToileError(f"{picture} began with a picture or lies between two; an edit needs one made from words alone")
     given = {field.name: getattr(recipe.settings, field.name) for field in fields(GenerationSettings)}
     given |= {name: value for name, value in (("edit_cross", cross), ("edit_self", self_)) if value is not None}
-    request = GenerateRequest((prompt,), recipe.seed, original=recipe.prompt, **{**given, "batch_size": 1})
+    # All LoRAs of the picture act again, so the prompts need not name them; others cannot come in.
+    loras = tuple(LoRAUse(lora_source(lora), lora.strength) for lora in recipe.loras)
+    if lora_tags(prompt) not in ((), lora_tags(recipe.prompt)):
+        raise ToileError("the new words name other LoRAs than the picture was made with; leave these tags out")
+    words = without_lora_tags(prompt)
+    request = GenerateRequest(
+        (words,),
+        recipe.seed,
+        original=without_lora_tags(recipe.prompt),
+        loras=loras,
+        **{**given, "batch_size": 1},
+    )
     folder = PictureFolder(out)
     loaded = LatentDiffusion.load(
         model or model_of(recipe, picture), device or recipe.machine.device, dtype or recipe.machine.dtype

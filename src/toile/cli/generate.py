@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from toile.generation.pictures import Picture
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
+    from toile.text.lora_tags import LoRAUse
 
 
 def generate(
@@ -54,6 +55,7 @@ def generate(
     init_noise: str | None = None,
     word_weights: str | None = None,
     safety: str | None = None,
+    lora: list[str] | None = None,
     style: list[str] | None = None,
     styles_file: Path | None = None,
     wildcards: Path | None = None,
@@ -102,6 +104,8 @@ def generate(
         init_noise: search:8 begins with that of 8 noises which answers all words of the prompt best.
         word_weights: what weights act on: embedding (the words' states) or attention (how much they add).
         safety: what happens to pictures that the model's safety checker flags: blur, refuse, report, or off.
+        lora: a LoRA by name or path and how strongly it acts, as in monet:0.8 (without a number 1); may be given
+            several times. In a prompt: <lora:monet:0.8>.
         style: name of a style to apply; may be given several times.
         styles_file: a CSV file of styles with the columns name,prompt,negative_prompt.
         wildcards: a folder; __colour__ in a prompt becomes a line of its colour.txt, chosen by the picture's seed.
@@ -123,6 +127,7 @@ def generate(
     prompts = read_prompts(prompt, prompts_file)
     wording = read_wording(style or (), styles_file, wildcards)
     width, height = (None, None) if size is None else parse_size(size)
+    loras = tuple(parse_lora(text) for text in lora or ()) or (() if likeness is None else likeness.loras)
     if seed is None:
         seed = likeness.seed if likeness is not None and likeness.seed is not None else drawn_seed()
     given = {
@@ -154,7 +159,8 @@ def generate(
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
 
-    request = GenerateRequest(prompts, seed, num, maps=maps, batch_size=batch_size, **fill_in(given, likeness))
+    settings = fill_in(given, likeness)
+    request = GenerateRequest(prompts, seed, num, loras=loras, maps=maps, batch_size=batch_size, **settings)
     if variation is not None or variation_seed is not None:
         request = varied(request, variation_seed, variation)
     beginning = open_source(image, mask, extend, strength)
@@ -197,6 +203,22 @@ def parse_init_noise(text: str) -> int:
     if name == "search" and number.isdigit():
         return int(number)
     raise ToileError(f"init-noise is {text!r}; write search:8 for the best of 8, or plain")
+
+
+def parse_lora(text: str) -> LoRAUse:
+    """ "monet:0.8" -> LoRA monet at strength 0.8; "monet" is at 1, and so is a path.
+
+    Raises:
+        ToileError: the strength is out of range.
+    """
+    from toile.text.lora_tags import LoRAUse
+
+    source, _, strength = text.rpartition(":")
+    try:
+        number = float(strength)
+    except ValueError:
+        return LoRAUse(text)
+    return LoRAUse(source, number) if source else LoRAUse(text)
 
 
 def varied(request: GenerateRequest, seed: int | None, share: float | None) -> GenerateRequest:

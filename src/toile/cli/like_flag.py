@@ -11,6 +11,7 @@ from toile.errors import ToileError
 from toile.foreign_recipe import read_foreign_recipe
 from toile.generation_settings import GenerationSettings
 from toile.picture_recipe import CHUNK, read_recipe, read_texts
+from toile.text.lora_tags import LoRAUse, lora_tags
 
 _NOT_OF_A_PICTURE = {"batch_size", "vae_bands"}
 
@@ -24,12 +25,14 @@ class Likeness:
         seed: None if it does not say.
         settings: fields of `GenerateRequest` by name.
         notes: what could not be used, a sentence each.
+        loras: that acted on it, besides those that the prompt names.
     """
 
     prompt: str
     seed: int | None
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    loras: tuple[LoRAUse, ...] = ()
 
 
 def read_likeness(path: Path) -> Likeness:
@@ -41,7 +44,11 @@ def read_likeness(path: Path) -> Likeness:
     if CHUNK in read_texts(path):
         recipe = read_recipe(path)
         names = [field.name for field in fields(GenerationSettings) if field.name not in _NOT_OF_A_PICTURE]
-        return Likeness(recipe.prompt, recipe.seed, {name: getattr(recipe.settings, name) for name in names})
+        settings = {name: getattr(recipe.settings, name) for name in names}
+        named = len(lora_tags(recipe.prompt))
+        others = recipe.loras[: len(recipe.loras) - named]
+        loras = tuple(LoRAUse(lora.path, lora.strength) for lora in others)
+        return Likeness(recipe.prompt, recipe.seed, settings, loras=loras)
     foreign = read_foreign_recipe(path)
     notes = [f"{path.name} was made by {foreign.program}: the picture will be a relative of it, not a copy"]
     notes += [f"not used: {entry}" for entry in foreign.unused]

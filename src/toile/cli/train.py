@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from toile.errors import ToileError
 
 if TYPE_CHECKING:
     from toile.training.recipes import Recipe
+    from toile.training.records import EndRecord
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -58,6 +60,8 @@ def train(
     stop = StopRequest()
     with _listening(stop):
         reason = _follow(load_recipe(recipe, overrides), folder, resume, accept_changes, minutes, stop)
+    if not is_first_process():
+        return stop.exit_code
     print(f"{reason}; the run is in {folder}")
     if reason != "done":
         print(f"go on with: toile train {' '.join([str(recipe), *overrides])} --resume --out {folder}")
@@ -69,24 +73,44 @@ def _follow(
 ) -> str:
     """Follows the records until the run ends or is stopped; returns why it ended."""
     from toile.cli.progress import ProgressDisplay
-    from toile.training.records import DataRecord, EndRecord, SampleRecord, StepRecord
+    from toile.training.records import EndRecord, SampleRecord, StepRecord
     from toile.training.run import run_recipe
     from toile.training.run_folder import describe
 
-    records = run_recipe(recipe, folder, resume=resume, accept_changes=accept_changes, minutes=minutes)
-    with ProgressDisplay("train") as display:
+    records = run_recipe(
+        recipe,
+        folder,
+        resume=resume,
+        accept_changes=accept_changes,
+        minutes=minutes,
+        should_stop=lambda: stop.signal is not None,
+    )
+    shows = is_first_process()
+    with ProgressDisplay("train") if shows else nullcontext() as display:
         for record in records:
+            if isinstance(record, EndRecord):
+                return _why(record, stop)
+            if display is None:
+                continue
             if isinstance(record, StepRecord):
                 display.show(record.step / recipe.loop.steps, describe(record))
-            elif isinstance(record, EndRecord):
-                return "done" if record.reason == "done" else f"stopped at step {record.step}, time is over"
             elif not isinstance(record, SampleRecord):
                 display.print(describe(record))
-            # Closing saves the state once the loop has begun, that is after any record but the first.
-            if stop.signal is not None and not isinstance(record, DataRecord):
-                records.close()
-                return f"stopped at step {record.step} by {signal.Signals(stop.signal).name}, state saved"
     raise ToileError(f"the run in {folder} ended without saying why")
+
+
+def _why(record: EndRecord, stop: StopRequest) -> str:
+    if record.reason == "done":
+        return "done"
+    if record.reason == "time":
+        return f"stopped at step {record.step}, time is over"
+    by = "another process" if stop.signal is None else signal.Signals(stop.signal).name
+    return f"stopped at step {record.step} by {by}, state saved"
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks: all do but those that torchrun gave a rank above 0."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

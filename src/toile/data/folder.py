@@ -23,10 +23,11 @@ class ImageFolder:
     path: a folder or zip. A metadata file names pictures relative to itself in the column `file_name`; its columns
     text, caption, captions and prompt become captions, the others fields. A `.txt` file of a picture's name holds one
     caption a line. Several rows for one picture become one record with several captions.
+    caption: of pictures without words of their own; None leaves them out.
     Raises ToileError when no picture has words.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, caption: str | None = None) -> None:
         self._root: Root = open_root(path)
         self.identity = identity_of(self._root)
         drops = DropCounter()
@@ -37,7 +38,7 @@ class ImageFolder:
         named = set(records)
         for name in sorted(filter(is_picture_name, self._root.members)):
             if name not in named:
-                _read_sidecar(self._root, name, records, drops)
+                _read_sidecar(self._root, name, caption, records, drops)
         self.records: tuple[Record, ...] = tuple(records.values())
         self.report = drops.report(len(self.records))
         if not self.records:
@@ -64,9 +65,14 @@ def _sidecar(picture: str) -> str:
     return str(PurePosixPath(picture).with_suffix(".txt"))
 
 
-def _read_sidecar(root: Root, picture: str, records: dict[str, Record], drops: DropCounter) -> None:
+def _read_sidecar(
+    root: Root, picture: str, caption: str | None, records: dict[str, Record], drops: DropCounter
+) -> None:
     if _sidecar(picture) not in root.members:
-        drops.drop("pictures without words", picture)
+        if caption is None:
+            drops.drop("pictures without words", picture)
+        else:
+            records[picture] = Record(picture, {}, (caption,))
         return
     lines = [" ".join(line.split()) for line in decode_text(root.read(_sidecar(picture))).splitlines()]
     captions = tuple(line for line in lines if line)

@@ -15,7 +15,7 @@ from toile.data.idx import IdxFiles, has_idx_files
 from toile.data.images import ImageError, open_image, pad_to, pixels_of
 from toile.data.products import ProductTable, find_table
 from toile.data.records import DropCounter, DropReport, Record, Source
-from toile.data.roots import open_root
+from toile.data.roots import is_picture_name, open_root
 from toile.errors import ToileError
 
 __all__ = ["DropReport", "LoadedPictures", "Record", "Source", "find_data", "load_pictures", "open_source"]
@@ -70,9 +70,10 @@ def find_data(name: str, explicit: Path | None = None) -> Path:
     raise ToileError(f"no {name} data in {folder} (looked for {', '.join(known.names)}); {known.how_to_get} into it")
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, caption: str | None = None) -> Source:
     """Opens whatever is at the path: a product table, Fashion-MNIST idx files, or an image folder (or zip of one).
 
+    caption: of the pictures in an image folder that have no words of their own; without one they are left out.
     Raises ToileError that says what was looked for when it is none of them.
     """
     if not path.exists():
@@ -82,11 +83,11 @@ def open_source(path: Path) -> Source:
     root = open_root(path)
     if find_table(root) is not None:
         return ProductTable(path)
-    if has_words(root):
-        return ImageFolder(path)
+    if has_words(root) or (caption is not None and any(map(is_picture_name, root.members))):
+        return ImageFolder(path, caption)
     raise ToileError(
         f"{path} is no known kind of data; looked for styles.csv, idx files (*-images-idx3-ubyte[.gz]), "
-        "metadata.jsonl, metadata.csv, and pictures with a .txt file of the same name"
+        "metadata.jsonl, metadata.csv, and pictures with a .txt file of the same name; pictures alone need a caption"
     )
 
 

@@ -5,8 +5,8 @@ Shapes: B rows of a batch, C x h x w latents, H x W pictures, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from toile.generation.source import EncodedSource, SourceImage, encode_source, s
 from toile.generation.word_maps import WordMaps
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion, PromptForm
+from toile.lora import LoRA, ModelAdaptation
 from toile.models.safety_checker import SafetyScores
 from toile.text.rows import tokenize_prompt
 
@@ -104,6 +105,7 @@ class Batch:
         settings: with names resolved.
         source: what they begin with.
         with_maps: whether attention to words is collected.
+        loras: those that the images use, by their sources; all images use the same.
     """
 
     first: int
@@ -112,6 +114,7 @@ class Batch:
     settings: GenerationSettings
     source: SourceImage | None
     with_maps: bool = False
+    loras: Mapping[str, LoRA] = field(default_factory=dict)
 
     @property
     def is_edit(self) -> bool:
@@ -129,12 +132,15 @@ class Batch:
     def sample(self, model: LatentDiffusion) -> Generator[GenerateStep, None, Made | None]:
         """Yields steps; returns what was made, or None if a picture is not worth keeping: not finite, or black."""
         maps = self._word_maps(model)
-        start = self._first_pass(model)
+        adaptation = ModelAdaptation(model, [(self.loras[use.source], use.strength) for use in self.images[0].loras])
+        with adaptation.applied():
+            start = self._first_pass(model)
         second_steps = 0 if self.settings.hires_scale is None else self._second_sigmas(model).numel() - 1
         total = start.sigmas.numel() - 1 + second_steps
-        x = yield from self._run(model, start, maps, 0, total)
+        x = yield from self._run(model, start, adaptation, maps, 0, total)
         if self.settings.hires_scale is not None and bool(x.isfinite().all()):
-            x = yield from self._run(model, self._second_pass(model, x), None, total - second_steps, total)
+            second = self._second_pass(model, x)
+            x = yield from self._run(model, second, adaptation, None, total - second_steps, total)
         x = self._of_images(x)
         decoded = model.decode_latents(x, self._in_bands)
         if not bool(x.isfinite().all() and decoded.isfinite().all()):
@@ -165,10 +171,23 @@ class Batch:
         return rows[1::2] if self.is_edit else rows
 
     def _run(
-        self, model: LatentDiffusion, start: _Pass, maps: WordMaps | None, done: int, total: int
+        self,
+        model: LatentDiffusion,
+        start: _Pass,
+        adaptation: ModelAdaptation,
+        maps: WordMaps | None,
+        done: int,
+        total: int,
     ) -> Generator[GenerateStep, None, Tensor]:
         x = start.x
-        for step in _run_sampler(self.settings, self._denoise(model, start, maps), x, start.sigmas, start.noise):
+        with adaptation.applied():
+            plain = self._denoise(model, start, maps)
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            with adaptation.applied():  # not while the caller has a step in hand
+                return plain(x, sigma)
+
+        for step in _run_sampler(self.settings, denoise, x, start.sigmas, start.noise):
             x = step.x
             denoised = self._of_images(step.denoised)
             yield GenerateStep(self.first, self.num_images, done + step.index + 1, total, denoised)
@@ -295,12 +314,14 @@ def form_of(images: Sequence[ImageRequest], model: LatentDiffusion, settings: Ge
 def of_one_form(
     images: Sequence[ImageRequest], model: LatentDiffusion, settings: GenerationSettings
 ) -> tuple[ImageRequest, ...]:
-    """The images up to the first whose prompt has another form: padding it would change the others, or it."""
+    """The images up to the first with other LoRAs, or whose prompt has another form: padding it would change it, or
+    the others.
+    """
     forms: dict[tuple[str, ...], PromptForm] = {}
     for number, image in enumerate(images):
         if image.texts not in forms:
             forms[image.texts] = form_of([image], model, settings)
-        if forms[image.texts] != forms[images[0].texts]:
+        if forms[image.texts] != forms[images[0].texts] or image.loras != images[0].loras:
             return tuple(images[:number])
     return tuple(images)
 

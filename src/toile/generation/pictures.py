@@ -9,7 +9,7 @@ Shapes: C x h x w latents, H x W pictures, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,8 +27,10 @@ from toile.generation.request import GenerateRequest, ImageRequest
 from toile.generation.source import SourceImage, blank_source
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion
+from toile.lora import LoRA, load_lora
 from toile.models.safety_checker import SafetyScores
-from toile.picture_recipe import Machine, PictureRecipe, write_png
+from toile.picture_recipe import LoRAFacts, Machine, PictureRecipe, write_png
+from toile.text.lora_tags import LoRAUse
 from toile.text.rows import tokenize_prompt
 
 
@@ -82,7 +84,17 @@ def generate(model: LatentDiffusion, request: GenerateRequest) -> Generator[Even
     if request.source is None and source is not None:
         settings = replace(settings, strength=1.0)
     check_memory(model, settings)
-    return _all_batches(model, request.images(), settings, source, request.maps)
+    images = request.images()
+    return _all_batches(model, images, settings, source, load_loras(model, images), request.maps)
+
+
+def load_loras(model: LatentDiffusion, images: Sequence[ImageRequest]) -> dict[str, LoRA]:
+    """All LoRAs that these images use, by the sources they are named by.
+
+    Raises:
+        ToileError: one is not there, is damaged, or does not fit the model.
+    """
+    return {source: load_lora(source, model) for source in dict.fromkeys(use.source for i in images for use in i.loras)}
 
 
 def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source: SourceImage | None = None) -> Picture:
@@ -103,8 +115,10 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source:
         raise ToileError("the picture began with another picture or mask than the one given")
     source = _checked_source(source, model, settings)
     check_memory(model, settings)
-    images = [ImageRequest(recipe.prompt, recipe.seed, recipe.original, recipe.toward)] * rows
-    pictures = [event for event in _all_batches(model, images, settings, source) if isinstance(event, Picture)]
+    uses = tuple(LoRAUse(lora_source(lora), lora.strength) for lora in recipe.loras)
+    images = [ImageRequest(recipe.prompt, recipe.seed, recipe.original, recipe.toward, uses)] * rows
+    events = _all_batches(model, images, settings, source, load_loras(model, images))
+    pictures = [event for event in events if isinstance(event, Picture)]
     return pictures[recipe.batch_row if rows > recipe.batch_row else 0]
 
 
@@ -141,13 +155,14 @@ def _all_batches(
     images: Sequence[ImageRequest],
     settings: GenerationSettings,
     source: SourceImage | None,
+    loras: Mapping[str, LoRA],
     with_maps: bool = False,
 ) -> Generator[Event, None, None]:
     in_float32: LatentDiffusion | None = None
     first = 0
     while first < len(images):
         together = of_one_form(images[first : first + settings.batch_size], model, settings)
-        batch = Batch(first, len(images), together, settings, source, with_maps)
+        batch = Batch(first, len(images), together, settings, source, with_maps, loras)
         first += len(together)
         user = model
         made = yield from batch.sample(user)
@@ -176,6 +191,7 @@ def _pictures(batch: Batch, made: Made, model: LatentDiffusion, retried: bool) -
             facts,
             image.original,
             image.toward,
+            tuple(_lora_facts(batch.loras[use.source], use.strength) for use in image.loras),
             len(batch.images),
             row,
         )
@@ -192,6 +208,15 @@ def _pictures(batch: Batch, made: Made, model: LatentDiffusion, retried: bool) -
         maps = None if made.maps is None else made.maps[row]
         pixels = made.pixels[row].numpy()
         yield Picture(batch.first + row, pixels, recipe, batch.source, safety, maps, tuple(warnings))
+
+
+def lora_source(facts: LoRAFacts) -> str:
+    """Where to look for the LoRA of a picture: where it was, if there is something still, else by its name."""
+    return facts.path if Path(facts.path).exists() else facts.name
+
+
+def _lora_facts(lora: LoRA, strength: float) -> LoRAFacts:
+    return LoRAFacts(lora.name, lora.path, lora.hash, strength)
 
 
 def _machine(model: LatentDiffusion) -> Machine:

@@ -78,6 +78,9 @@ def changed_circumstances(before: PictureRecipe, now: PictureRecipe) -> tuple[st
             for name in parts
             if parts[name] != parts_now[name]
         ]
+    for lora, lora_now in zip(before.loras, now.loras, strict=True):
+        if lora.hash != lora_now.hash:
+            lines.append(f"LoRA {lora.name}: was {lora.hash[:10]}, now {lora_now.hash[:10]}")
     machine, machine_now = asdict(before.machine), asdict(now.machine)
     changed = [name for name in machine if machine[name] != machine_now[name]]
     lines += [f"{name}: was {machine[name]}, now {machine_now[name]}" for name in changed]

@@ -9,6 +9,7 @@ from toile.errors import ToileError
 from toile.generation.source import SourceImage
 from toile.generation_settings import GenerationSettings, check_prompt, check_whole
 from toile.picture_recipe import Toward
+from toile.text.lora_tags import LoRAUse, lora_tags
 
 MAX_PICTURES = 1_000_000
 
@@ -21,6 +22,7 @@ class ImageRequest:
     seed: int
     original: str | None = None
     toward: Toward | None = None
+    loras: tuple[LoRAUse, ...] = ()
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -43,6 +45,7 @@ class GenerateRequest:
         original: a prompt whose pictures, of the same seeds, lead the layout (prompt-to-prompt); None for none.
         toward: another prompt and seed that the pictures lie towards; of several pictures its seed counts up instead
             of theirs, so that they are variations of one.
+        loras: that act on all pictures, besides those that a prompt names: `<lora:name:0.8>`.
         maps: collect which position looked at which word.
         negative, width, height, steps, guidance, guidance_interval, guidance_rescale, sampler, spacing, eta,
             strength, hires_scale, hires_strength, edit_cross, edit_self, batch_size, noise_candidates, word_weights,
@@ -58,6 +61,7 @@ class GenerateRequest:
     source: SourceImage | None = None
     original: str | None = None
     toward: Toward | None = None
+    loras: tuple[LoRAUse, ...] = ()
     maps: bool = False
     negative: str | None = None
     width: int | None = None
@@ -95,6 +99,7 @@ class GenerateRequest:
                 )
         if self.toward is not None:
             check_prompt("toward", self.toward.prompt)
+        self._check_tags()
         check_whole("seed", self.seed, 0, NUM_SEEDS - 1)
         check_whole("num_images", self.num_images, 1, MAX_PICTURES)
         check_whole("number of pictures", len(self.prompts) * self.num_images, 1, MAX_PICTURES)
@@ -111,9 +116,25 @@ class GenerateRequest:
         prompts = [prompt for prompt in self.prompts for _ in range(self.num_images)]
         if self.toward is None:
             seeds = image_seeds(self.seed, len(prompts))
-            return [ImageRequest(prompt, seed, self.original) for prompt, seed in zip(prompts, seeds, strict=True)]
+            return [
+                ImageRequest(prompt, seed, self.original, None, self._loras_of(prompt))
+                for prompt, seed in zip(prompts, seeds, strict=True)
+            ]
         others = image_seeds(self.toward.seed, len(prompts))
         return [
-            ImageRequest(prompt, self.seed, None, replace(self.toward, seed=other))
+            ImageRequest(prompt, self.seed, None, replace(self.toward, seed=other), self._loras_of(prompt))
             for prompt, other in zip(prompts, others, strict=True)
         ]
+
+    def _loras_of(self, prompt: str) -> tuple[LoRAUse, ...]:
+        return (*self.loras, *lora_tags(prompt))
+
+    def _check_tags(self) -> None:
+        if self.negative is not None and lora_tags(self.negative):
+            raise ToileError(
+                "the negative prompt names a LoRA; LoRAs act on the whole picture: name them in the prompt"
+            )
+        other = self.original if self.toward is None else self.toward.prompt
+        for prompt in self.prompts:
+            if other is not None and lora_tags(other) not in ((), lora_tags(prompt)):
+                raise ToileError(f"{prompt!r} and {other!r} are of one picture and must name the same LoRAs")

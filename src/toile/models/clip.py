@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from toile.errors import ToileError
 from toile.nn.attention import attend
+from toile.nn.layers import Linear
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -348,8 +349,8 @@ def seen_without(hidden: Tensor) -> Tensor:
     return (~hidden[:, None, :] | itself).tril()
 
 
-def _linear(in_dim: int, out_dim: int, std: float, bias: bool = True) -> nn.Linear:
-    layer = nn.Linear(in_dim, out_dim, bias=bias)
+def _linear(in_dim: int, out_dim: int, std: float, bias: bool = True) -> Linear:
+    layer = Linear(in_dim, out_dim, bias=bias)
     nn.init.normal_(layer.weight, std=std)
     if bias:
         nn.init.zeros_(layer.bias)

@@ -108,7 +108,7 @@ class Attention(nn.Module):
 
     def _keys_and_values(self, cond: Tensor) -> Sequence[Tensor]:
         """Of words; computed once for all steps of a picture, which come with the same tensor of words."""
-        weights = self.to_k.weight, self.to_v.weight
+        weights = [*self.to_k.parameters(), *self.to_v.parameters()]
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(weight.is_inference() for weight in weights):
             return self._fresh_keys_and_values(cond)
         mark = [(weight.data_ptr(), weight._version) for weight in weights]  # a version counts the changes in place

@@ -28,7 +28,7 @@ class DoublingConv2d(Conv2d):
 
     def doubled(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
-        if not has_fused_kernels(x) or self.weight.is_inference():
+        if not has_fused_kernels(x) or self.weight.is_inference() or self.lora is not None:
             return self(doubled(x))
         kernels = self.packed([self.weight], ("doubled", x.shape), lambda: self._kernels(x))
         batch, channels, height, width = x.shape

@@ -11,13 +11,13 @@ Shapes: B batch, C channels, H x W positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toile.device import page_out
+from toile.device import give_back_freed_memory, page_out
 
 # PyTorch's own compiler calls these; they take plain and packed weights, and what is to be done to the result.
 _ONEDNN = getattr(torch.ops, "mkldnn", None)
@@ -38,13 +38,14 @@ _NARROW_GROUP = 16
 _MANY_POSITIONS = 1024
 
 
-class _Packing(nn.Module):
-    """Keeps a layer's weights in the memory layout that oneDNN chooses for inputs of the last size.
+class AdaptableLayer(nn.Module):
+    """A layer with weights, which can add what a change of low rank makes of its input, and keep packed weights.
 
-    Otherwise weights are brought to that layout at each call, which takes longer than the layer itself when positions
-    are few.
+    Packed is the memory layout that oneDNN chooses for inputs of the last size. Otherwise weights are brought to that
+    layout at each call, which takes longer than the layer itself when positions are few.
 
     Attributes:
+        lora: given an input, returns what is added to the result; None for nothing. See `toile.nn.lora`.
         packs: whether packed weights are kept, made at the first use without gradients. They follow changes of the
             weights, in place (but not behind autograd's back, through `.data`) or by other tensors.
         replaces: whether they take the place of the plain ones, so that no memory is needed twice: `weight` is then on
@@ -53,10 +54,16 @@ class _Packing(nn.Module):
     """
 
     weight: Tensor
+    lora: nn.Module | None
     packs = False
     replaces = False
     can_replace = True
     _packed: tuple[tuple[Tensor, ...], list[object]] | None = None
+    _packed_back: tuple[Tensor, object] | None = None  # what gradients pass, see `Conv2d.packed_both_ways`
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.register_module("lora", None)
 
     @property
     def keeps_packed(self) -> bool:
@@ -81,17 +88,24 @@ class _Packing(nn.Module):
         """Makes packed weights that took the place of the plain ones plain again."""
         if self._packed is not None and self.weight.is_meta:
             self._set_weight(self._plain_weight(self._packed[0]))
-            self._packed = None
+            self._packed = self._packed_back = None
 
     def _set_weight(self, weight: Tensor) -> None:
         with torch.inference_mode(False):
             self.weight = nn.Parameter(weight.clone() if weight.is_inference() else weight, requires_grad=False)
 
+    def _with_change(self, x: Tensor, plus: Tensor | None) -> Tensor | None:
+        """What is added to the result for an input, the change of low rank included."""
+        if self.lora is None:
+            return plus
+        change: Tensor = self.lora(x)
+        return change if plus is None else plus + change
+
     def _plain_weight(self, packed: Sequence[Tensor]) -> Tensor:
         joined = torch.cat([part.to_dense() for part in packed]).view(self.weight.shape)
         return torch.empty_like(self.weight, device=joined.device).copy_(joined)  # in the memory layout it had
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Packing:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptableLayer:
         self.restore()
         return super()._apply(fn, recurse)
 
@@ -106,13 +120,18 @@ class _Packing(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         self.restore()
-        return {**self.__dict__, "_packed": None}  # packed tensors can be neither copied nor pickled
+        return {
+            **self.__dict__,
+            "_packed": None,
+            "_packed_back": None,
+        }  # packed tensors can be neither copied nor pickled
 
 
-class Linear(_Packing, nn.Linear):
+class Linear(AdaptableLayer, nn.Linear):
     """torch.nn.Linear, optionally added to something: (..., in) -> (..., out)."""
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        plus = self._with_change(x, plus)
         if not has_fused_kernels(x) or x.dtype != torch.bfloat16:  # in float32 the plain kernels are as fast
             self.restore()
             result = F.linear(x, self.weight.flatten(1), self.bias)
@@ -137,7 +156,8 @@ def linear_together(layers: Sequence[Linear], x: Tensor) -> Sequence[Tensor]:
         (..., out) of each layer.
     """
     first = layers[0]
-    if first.replaces or not (first.keeps_packed and has_fused_kernels(x) and x.dtype == torch.bfloat16):
+    together = first.keeps_packed and not first.replaces and has_fused_kernels(x) and x.dtype == torch.bfloat16
+    if not together or any(layer.lora is not None for layer in layers):
         return [layer(x) for layer in layers]
     weights = [layer.weight for layer in layers]
     (joined,) = first.packed(weights, x.shape, lambda: (_packed_matrix(torch.cat(weights), x),))
@@ -163,9 +183,11 @@ class GatedLinear(Linear):
         super().__init__(in_features, 2 * out_features)
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        change = self._with_change(x, None)
         if not has_fused_kernels(x) or x.dtype != torch.bfloat16:
             self.restore()
-            value, gate = F.linear(x, self.weight, self.bias).chunk(2, dim=-1)
+            both = F.linear(x, self.weight, self.bias)
+            value, gate = (both if change is None else both + change).chunk(2, dim=-1)
             result = value * F.gelu(gate)
         else:
             weights = self.weight.chunk(2)
@@ -173,12 +195,17 @@ class GatedLinear(Linear):
                 weights = self.packed([self.weight], x.shape, lambda: tuple(_packed_matrix(w, x) for w in weights))
             value_bias, gate_bias = self.bias.chunk(2)
             fused = torch.ops.mkldnn._linear_pointwise
-            gate = fused(x, weights[1], gate_bias, "gelu", [], "none")
-            result = fused.binary(x, gate, weights[0], value_bias, "mul")
+            if change is None:
+                gate = fused(x, weights[1], gate_bias, "gelu", [], "none")
+                result = fused.binary(x, gate, weights[0], value_bias, "mul")
+            else:
+                of_value, of_gate = (part.contiguous() for part in change.chunk(2, dim=-1))
+                gate = F.gelu(fused.binary(x, of_gate, weights[1], gate_bias, "add"))
+                result = fused.binary(x, of_value, weights[0], value_bias, "add") * gate
         return result if plus is None else plus + result
 
 
-class Conv2d(_Packing, nn.Conv2d):
+class Conv2d(AdaptableLayer, nn.Conv2d):
     """torch.nn.Conv2d with zero padding, optionally added to something: (B, in, H, W) -> (B, out, H', W')."""
 
     if TYPE_CHECKING:
@@ -186,6 +213,7 @@ class Conv2d(_Packing, nn.Conv2d):
 
     def forward(self, x: Tensor, plus: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """Adds `plus` (B, out, H', W') and `shift` (1 or B, out), the same for all positions."""
+        plus = self._with_change(x, plus)
         bias = self.bias
         if shift is not None and len(shift) == 1 and bias is not None:
             bias, shift = bias + shift[0], None
@@ -193,6 +221,9 @@ class Conv2d(_Packing, nn.Conv2d):
         return result if shift is None else result + shift[:, :, None, None]
 
     def _convolved(self, x: Tensor, bias: Tensor | None, plus: Tensor | None) -> Tensor:
+        if self._passes_gradients_packed(x, bias):
+            result = _PackedConvolution.apply(x, bias, self)
+            return result if plus is None else plus + result
         if not has_fused_kernels(x):
             self.restore()
             result = F.conv2d(x, self.weight, bias, self.stride, self.padding, self.dilation, self.groups)
@@ -205,6 +236,65 @@ class Conv2d(_Packing, nn.Conv2d):
         if plus is None:
             return fused(x, weight, bias, *geometry, "none", [], "none")
         return fused.binary(x, plus, weight, bias, *geometry, "add", None, None, [], None)
+
+    def _passes_gradients_packed(self, x: Tensor, bias: Tensor | None) -> bool:
+        """Whether gradients go through packed weights: those of frozen layers, which need none themselves."""
+        return (
+            torch.is_grad_enabled()
+            and self.keeps_packed
+            and x.dtype == torch.bfloat16
+            and x.device.type == "cpu"
+            and not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled("cpu")
+            and not self.weight.requires_grad
+            and not (bias is not None and bias.requires_grad)
+            and self.groups == 1
+            and self.dilation == (1, 1)
+            and self.stride == (1, 1)
+            and all(2 * side + 1 == length for side, length in zip(self.padding, self.kernel_size, strict=True))
+        )
+
+    def packed_both_ways(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights packed for an input (B, in, H, W), and those that bring the result's gradient back to it."""
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        if self._packed_back is None:
+            self.restore()
+        was_plain = not self.weight.is_meta
+        if was_plain:
+            mark = self.weight.data_ptr(), self.weight._version
+            if self._packed_back is None or self._packed_back[1] != mark:
+                back = self.weight.detach().flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+                like = x.new_empty(len(x), self.out_channels, *x.shape[2:], device="meta")
+                self._packed_back = packed_kernel(back, like, geometry), mark
+        (ahead,) = self.packed([self.weight], x.shape, lambda: (packed_kernel(self.weight, x, geometry),))
+        if was_plain and self.replaces:
+            give_back_freed_memory()  # or what both kinds of packing left behind would add up
+        assert self._packed_back is not None
+        return ahead, self._packed_back[0]
+
+
+class _PackedConvolution(torch.autograd.Function):
+    """A convolution that keeps the size, by frozen weights, packed for both ways.
+
+    The gradient of its input is the convolution of the result's gradient with the kernels turned round, inputs and
+    outputs exchanged.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, layer: Conv2d) -> Tensor:
+        weight, ctx.back = layer.packed_both_ways(x)
+        ctx.padding = layer.padding
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, weight, bias, layer.padding, layer.stride, layer.dilation, layer.groups, "none", [], "none"
+        )
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        back = torch.ops.mkldnn._convolution_pointwise(
+            gradient, ctx.back, None, ctx.padding, (1, 1), (1, 1), 1, "none", [], "none"
+        )
+        return back, None, None
 
 
 def _packed_matrix(weight: Tensor, x: Tensor) -> Tensor:
@@ -222,11 +312,22 @@ def pack_weights(network: nn.Module, max_bytes: int = 128 * 2**20) -> None:
 
     In larger networks the packed weights of large layers take the place of the plain ones.
     """
-    layers = [layer for layer in network.modules() if isinstance(layer, _Packing)]
+    layers = [layer for layer in network.modules() if isinstance(layer, AdaptableLayer)]
     fits = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers) <= max_bytes
     for layer in layers:
         layer.packs = _HAS_PACKING and (fits or layer.weight.numel() >= _LARGE_LAYER)
         layer.replaces = layer.packs and not fits and layer.can_replace
+
+
+def pack_for_gradients(network: nn.Module, max_bytes: int = 128 * 2**20) -> None:
+    """Lets the frozen convolutions of a network keep packed weights for both ways, and undoes `pack_weights` for all
+    other layers, which gradients pass plain.
+    """
+    pack_weights(network, max_bytes)
+    for layer in network.modules():
+        if isinstance(layer, AdaptableLayer) and (layer.weight.requires_grad or not isinstance(layer, Conv2d)):
+            layer.restore()
+            layer.packs = layer.replaces = False
 
 
 class GroupNorm(nn.GroupNorm):

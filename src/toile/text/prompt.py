@@ -9,6 +9,7 @@ It is that of the A1111 web UI's `parse_prompt_attention`:
 - `\(`, `\)`, `\[`, `\]` and `\\` are the signs themselves. A backslash before anything else is left out.
 - `BREAK` as a word of its own ends a row of tokens; white space around it is left out.
 - Neighbours of equal weight become one piece.
+- `<lora:name:0.8>` is no text: see `toile.text.lora_tags`.
 
 Four things are other than there:
 
@@ -27,6 +28,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from toile.errors import ToileError
+from toile.text.lora_tags import without_lora_tags
 
 MAX_WEIGHT = 100.0
 MAX_DEPTH = 100
@@ -61,7 +63,8 @@ def parse_prompt(text: str) -> Parts:
     r"""Reads a prompt as this file's grammar says.
 
     Args:
-        text: anything; without `\ ( ) [ ]` and the word BREAK it is one part of one piece of weight 1, itself.
+        text: anything; without `\ ( ) [ ]`, `<lora:...>` and the word BREAK it is one part of one piece of weight 1,
+            itself.
 
     Returns:
         The parts between breaks, at least one; each a tuple of pieces with text in them, neighbours of different
@@ -71,7 +74,7 @@ def parse_prompt(text: str) -> Parts:
         ToileError: a weight that is no number or beyond ±100, brackets more than 100 deep.
     """
     found = _Found()
-    for match in _SIGNS.finditer(text):
+    for match in _SIGNS.finditer(without_lora_tags(text)):
         literal, bracket, number = match.group("literal", "bracket", "number")
         if literal is not None:
             found.add(literal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from toile.errors import ToileError
+from toile.text.lora_tags import lora_tags
 from toile.text.prompt import Piece, parse_prompt, unparse_prompt
 
 
@@ -35,6 +36,6 @@ def with_weight(prompt: str, phrase: str, weight: float) -> str:
         parts.append(tuple(piece for piece in pieces if piece.text))
     if not found:
         raise ToileError(f"{phrase!r} is not in the prompt {prompt!r}; give a word of it")
-    result = unparse_prompt(parts)
+    result = unparse_prompt(parts) + "".join(f" {use.tag}" for use in lora_tags(prompt))
     parse_prompt(result)
     return result

@@ -6,6 +6,7 @@ Shapes: B batch, C x h x w latents, L tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toile.data.captions import CaptionWriter
+from toile.data.records import Record
 from toile.diffusion.denoiser import Denoiser
 from toile.diffusion.guidance import ClassifierFreeGuidance
 from toile.diffusion.samplers import find_sampler
@@ -28,6 +30,8 @@ from toile.training.objective import Loss
 from toile.training.pictures import PictureSet
 
 _SAMPLE_PROMPTS = 16
+_TEXTS_KEPT = 4096  # states of Stable Diffusion's texts take half a gigabyte
+_FEWEST_HELD_OUT = 64
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,13 @@ class DenoisingObjectiveConfig:
             sec. 3.1), which spends more on the middle, where pictures take shape.
         logit_mean, logit_std: of the logit-normal; a mean above 0 leans to more noise.
         train_text_encoder: tune the text encoder along; else it stays as it is.
-        sample_guidance, sample_steps: of the pictures drawn while training.
+        min_snr: gamma of the loss weight `min(SNR, gamma)`, in terms of the clean latents (Hang et al. 2023, sec. 3.4),
+            which lets easy timesteps count less; 5 is usual, None leaves all alike.
+        huber: from this error on, in units of the latents, the loss grows linearly (pseudo-Huber, Charbonnier et al.
+            1997), so that odd examples pull less; None = squares.
+        noise_offset: spread of a shift of the noise of each channel, 0.05 to 0.1 for darker and brighter pictures.
+        sample_prompts: of the pictures drawn while training; none = held-out captions.
+        sample_guidance, sample_steps: of these pictures.
         compile: run the networks through torch.compile (needs a C++ compiler; the first step takes minutes).
     """
 
@@ -49,6 +59,10 @@ class DenoisingObjectiveConfig:
     logit_mean: float = 0.3
     logit_std: float = 1.0
     train_text_encoder: bool = True
+    min_snr: float | None = None
+    huber: float | None = None
+    noise_offset: float = 0.0
+    sample_prompts: tuple[str, ...] = ()
     sample_guidance: float = 2.0
     sample_steps: int = 20
     compile: bool = False
@@ -57,6 +71,12 @@ class DenoisingObjectiveConfig:
         for name in ("uncond_share", "uniform_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ToileError(f"{name} {getattr(self, name)}: between 0 and 1")
+        for name in ("min_snr", "huber"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ToileError(f"{name} {value}: above 0, or left out")
+        if not self.noise_offset >= 0:
+            raise ToileError(f"noise_offset {self.noise_offset}: 0 or more")
 
 
 @dataclass(frozen=True)
@@ -70,24 +90,43 @@ class DenoisingBatch:
 
 
 class TextConditionedUNet(nn.Module):
-    """The two networks that learn together, as one module to train, save and average."""
+    """The two networks that learn together, as one module to train, save and average.
+
+    States of a text encoder that does not learn are computed once for each text, and kept.
+    """
 
     def __init__(self, unet: UNet, text_encoder: CLIPTextModel) -> None:
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
+        self._known: dict[bytes, Tensor] = {}
 
     def forward(self, x_in: Tensor, timesteps: Tensor, token_ids: Tensor) -> Tensor:
         """(B, C, h, w), (B,), (B, L) -> prediction (B, C, h, w)."""
-        return self.unet(x_in, timesteps, self.text_encoder(token_ids))
+        return self.unet(x_in.to(self.unet.conv_in.weight.dtype), timesteps, self.states(token_ids))
+
+    def states(self, token_ids: Tensor) -> Tensor:
+        """(B, L) -> text states (B, L, D)."""
+        if any(parameter.requires_grad for parameter in self.text_encoder.parameters()):
+            return self.text_encoder(token_ids)
+        texts = [row.numpy().tobytes() for row in token_ids.cpu()]
+        unknown = {text: row for text, row in zip(texts, token_ids, strict=True) if text not in self._known}
+        if unknown:
+            if len(self._known) + len(unknown) > _TEXTS_KEPT:
+                self._known.clear()
+            with torch.no_grad():
+                states = self.text_encoder(torch.stack(list(unknown.values())))
+            self._known |= dict(zip(unknown, states.unbind(), strict=True))
+        return torch.stack([self._known[text] for text in texts])
 
 
 class DenoisingObjective:
     """Mean squared error of the prediction: noise (Ho et al. 2020, eq. 14) or velocity (Salimans & Ho 2022).
 
     Args:
-        networks: what is trained; see `train_text_encoder`.
+        networks: what predicts; see `train_text_encoder`.
         vae: only to show samples.
         latents: (N, C, h, w) of every picture of the set.
+        trained: the part of the networks that learns; None for all that is not frozen.
     """
 
     def __init__(
@@ -101,15 +140,20 @@ class DenoisingObjective:
         config: DenoisingObjectiveConfig,
         seed: int,
         num_validation: int = 1024,
+        trained: nn.Module | None = None,
     ) -> None:
-        networks.text_encoder.requires_grad_(config.train_text_encoder)
-        self.module = networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.networks = networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if trained is None:
+            networks.text_encoder.requires_grad_(config.train_text_encoder)
+        self.module = self.networks if trained is None else trained
         self.vae, self.tokenizer, self.schedule = vae, tokenizer, schedule
         self.pictures, self.latents, self.config, self.seed = pictures, latents, config, seed
-        self.num_validation = min(num_validation, len(pictures.validation))
+        # Of few pictures each is looked at several times, with other noise.
+        self.num_validation = min(num_validation, max(len(pictures.validation), _FEWEST_HELD_OUT))
         self._writer = CaptionWriter()
         self._order = ShuffledOrder(len(pictures.train), seed)
-        self._compiled = torch.compile(self.module, dynamic=False) if config.compile else self.module
+        self._is_single = networks.unet.conv_in.weight.dtype == torch.float32
+        self._compiled = torch.compile(self.networks, dynamic=False) if config.compile else self.networks
 
     def batch(self, examples: range) -> DenoisingBatch:
         """Latents in shuffled order; caption, noise and timestep of each depend on the example's number alone."""
@@ -120,51 +164,82 @@ class DenoisingObjective:
         return self._assemble(positions, captions, examples, "train")
 
     def loss(self, batch: DenoisingBatch, step: int) -> Loss:
-        """Mean over latents; held out also "low", "middle" and "high", the means of the thirds of the noise range."""
+        """Mean over latents, weighted as configured.
+
+        Held out also "low", "middle" and "high", the means of the thirds of the noise range.
+        """
         x_in = self.schedule.noise_latents(batch.latents, batch.noise, batch.timesteps)
         if self.schedule.config.prediction_type == "v_prediction":
             target = self.schedule.velocity_target(batch.latents, batch.noise, batch.timesteps)
         else:
             target = batch.noise
-        network = self._compiled if self.module.training else self.module
+        network = self._compiled if self.module.training else self.networks
         x_in = x_in.contiguous(memory_format=torch.channels_last)
-        prediction = network(x_in, batch.timesteps, batch.token_ids)
-        errors = F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2, 3))
+        # Autocast is for weights of single precision; others are used as they are.
+        with nullcontext() if self._is_single else torch.autocast("cpu", enabled=False):
+            prediction = network(x_in, batch.timesteps, batch.token_ids)
+        errors = self._errors(prediction.float(), target).mean(dim=(1, 2, 3)) * self._weights(batch.timesteps)
         return Loss(errors.mean(), {} if self.module.training else self._thirds(errors.detach(), batch.timesteps))
+
+    def _errors(self, prediction: Tensor, target: Tensor) -> Tensor:
+        squares = F.mse_loss(prediction, target, reduction="none")
+        delta = self.config.huber
+        return squares if delta is None else 2 * delta**2 * ((1 + squares / delta**2).sqrt() - 1)
+
+    def _weights(self, timesteps: Tensor) -> Tensor | float:
+        """(B,) weights of the errors of what the network predicts that make the loss `min(SNR, gamma)` times the error
+        of the clean latents; an error of noise is SNR times that, one of velocity SNR + 1 times.
+        """
+        if self.config.min_snr is None:
+            return 1.0
+        snr = self.schedule.snr(timesteps).float()
+        of_prediction = snr + 1 if self.schedule.config.prediction_type == "v_prediction" else snr
+        return snr.clamp(max=self.config.min_snr) / of_prediction.clamp_min(torch.finfo(snr.dtype).tiny)
 
     def validation_batches(self) -> Iterator[DenoisingBatch]:
         """Held-out latents with full captions, fixed noise and evenly spread timesteps."""
         for first in range(0, self.num_validation, 64):
             examples = range(first, min(first + 64, self.num_validation))
-            positions = self.pictures.validation[examples.start : examples.stop]
-            captions = [self._writer.full(self.pictures.records[position]) for position in positions]
+            positions = self.pictures.validation[
+                np.arange(examples.start, examples.stop) % len(self.pictures.validation)
+            ]
+            captions = [self._full_caption(self.pictures.records[position]) for position in positions]
             yield self._assemble(positions, captions, examples, "validation")
 
     def samples(self) -> Tensor:
-        """Pictures (16, 3, H, W) for held-out captions on fixed noise."""
+        """Pictures (N, 3, H, W) for the sample prompts, or for up to 16 held-out captions, on fixed noise."""
         records = [self.pictures.records[position] for position in self.pictures.validation[:_SAMPLE_PROMPTS]]
-        captions = [self._writer.full(record) for record in records]
-        states = self.module.text_encoder(self.tokenizer.batch([*captions, ""])[0])
+        captions = self.config.sample_prompts or [self._full_caption(record) for record in records]
+        states = self.networks.states(self.tokenizer.batch([*captions, ""])[0])
         sigmas = self.schedule.sampling_sigmas(self.config.sample_steps)
         shape = tuple(self.latents.shape[1:])
         noise = example_noise(self.seed, "samples", range(len(captions)), shape)
+        unet = self.networks.unet
         denoise = ClassifierFreeGuidance(
-            Denoiser(self.module.unet, self.schedule), states[-1:], self.config.sample_guidance
+            Denoiser(unet, self.schedule, unet.conv_in.weight.dtype), states[-1:], self.config.sample_guidance
         )
         x = start_latents(noise, sigmas[0])
         cond = states[:-1]
         for step in find_sampler("ddim").function(lambda x, s: denoise(x, s, cond), x, sigmas, lambda k: noise):
             x = step.x
-        return self.vae.decode_latents(x).float()
+        return self.vae.decode_latents(x.to(self.vae.post_quant_conv.weight.dtype)).float()
 
     def _caption(self, position: int, example: int) -> str:
         if seed_of(self.seed, "uncond", example) / 2**63 < self.config.uncond_share:
             return ""
-        return self._writer.write(self.pictures.records[position], self.seed, example)
+        return with_trigger(
+            self.pictures.trigger, self._writer.write(self.pictures.records[position], self.seed, example)
+        )
+
+    def _full_caption(self, record: Record) -> str:
+        return with_trigger(self.pictures.trigger, self._writer.full(record))
 
     def _assemble(self, positions: np.ndarray, captions: list[str], examples: range, purpose: str) -> DenoisingBatch:
         latents = self.latents[torch.from_numpy(positions)].float()
         noise = example_noise(self.seed, purpose, examples, tuple(latents.shape[1:]))
+        if self.config.noise_offset and purpose == "train":
+            shifts = example_noise(self.seed, "noise offset", examples, (latents.shape[1], 1, 1))
+            noise = noise + self.config.noise_offset * shifts
         if purpose == "train":
             timesteps = torch.stack([self._timestep(example) for example in examples])
         else:
@@ -184,3 +259,8 @@ class DenoisingObjective:
         third = timesteps * 3 // self.schedule.config.num_train_timesteps
         names = enumerate(("low", "middle", "high"))
         return {name: errors[third == k].mean() for k, name in names if bool((third == k).any())}
+
+
+def with_trigger(trigger: str, caption: str) -> str:
+    """A caption behind the word that calls up what is learnt."""
+    return f"{trigger} {caption}".strip()

@@ -17,6 +17,7 @@ from toile.training.pictures import PictureSet
 from toile.weights.files import load_tensors, save_tensors
 
 CACHE_VARIABLE = "TOILE_CACHE"
+_PIXELS_TOGETHER = 64 * 64 * 80
 
 
 def cache_folder() -> Path:
@@ -24,7 +25,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "toile")
 
 
-def load_latents(vae: VAE, pictures: PictureSet, batch_size: int = 64) -> Tensor:
+def load_latents(vae: VAE, pictures: PictureSet) -> Tensor:
     """Scaled latents (N, C, h, w) float16 of every picture, from the cache if they are there.
 
     The name in the cache is a hash of the autoencoder's weights and the pictures' identity, so it cannot be stale.
@@ -32,7 +33,7 @@ def load_latents(vae: VAE, pictures: PictureSet, batch_size: int = 64) -> Tensor
     path = cache_folder() / f"latents-{_content_hash(vae, pictures)}.safetensors"
     if path.exists():
         return load_tensors(path)["latents"]
-    latents = encode_pictures(vae, pictures, np.arange(len(pictures.records)), batch_size)
+    latents = encode_pictures(vae, pictures, np.arange(len(pictures.records)))
     if not torch.isfinite(latents).all():
         raise ToileError("the autoencoder gives latents that are not finite in float16; train it anew")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,8 +42,10 @@ def load_latents(vae: VAE, pictures: PictureSet, batch_size: int = 64) -> Tensor
 
 
 @torch.no_grad()
-def encode_pictures(vae: VAE, pictures: PictureSet, positions: np.ndarray, batch_size: int = 64) -> Tensor:
+def encode_pictures(vae: VAE, pictures: PictureSet, positions: np.ndarray) -> Tensor:
     """Scaled latents (len(positions), C, h, w) float16."""
+    height, width = pictures.pixels.shape[1:3]
+    batch_size = min(64, max(1, _PIXELS_TOGETHER // (height * width)))
     dtype = choose_dtype("auto", torch.device("cpu"))
     rows = []
     for first in range(0, len(positions), batch_size):

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from toile.errors import ToileError, WorkFailedError
 from toile.training.ema import PowerEMA
 from toile.training.objective import Batch, Objective
+from toile.training.processes import Processes
 from toile.training.records import EndRecord, Record, SampleRecord, SavedRecord, StepRecord, ValidationRecord
 from toile.weights.snapshot import RunLock, load_latest, save_snapshot
 
 _MAX_BAD_STEPS_IN_A_ROW = 3
+ALONE = Processes()
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class LoopConfig:
     Attributes:
         steps: updates of the whole run; the learning rate is planned over them.
         batch_size: examples of one update.
-        micro_batch_size: examples that pass the network at once; gradients add up to the batch. `None`: the batch.
+        micro_batch_size: examples that pass the network at once; gradients add up to the batch. `None`: the batch, or
+            each process's part of it.
         learning_rate: peak, reached after `warmup_steps`, falling to zero over the last `decay_share` of the steps.
         betas, weight_decay: of AdamW; biases, norms and scalars do not decay.
         clip_norm: largest gradient norm.
@@ -62,8 +65,9 @@ class LoopConfig:
             raise ToileError("steps, batch_size, learning_rate and clip_norm must be positive")
         if min(self.warmup_steps, self.weight_decay, self.validate_every, self.sample_every, self.save_every) < 0:
             raise ToileError("warmup_steps, weight_decay and the numbers of steps between things must be 0 or more")
-        if self.micro_size < 1 or self.batch_size % self.micro_size:
-            raise ToileError(f"batch_size {self.batch_size} must be a multiple of micro_batch_size {self.micro_size}")
+        micro = self.batch_size if self.micro_batch_size is None else self.micro_batch_size
+        if micro < 1 or self.batch_size % micro:
+            raise ToileError(f"batch_size {self.batch_size} must be a multiple of micro_batch_size {micro}")
         if self.precision not in ("bf16", "float32"):
             raise ToileError(f"precision {self.precision!r}: bf16 or float32")
         if not 0 <= self.decay_share <= 1:
@@ -71,10 +75,19 @@ class LoopConfig:
         if len(set(self.ema_widths)) < len(self.ema_widths) or any(not 0 < w <= 0.28 for w in self.ema_widths):
             raise ToileError(f"ema_widths {self.ema_widths}: different numbers above 0, at most 0.28")
 
-    @property
-    def micro_size(self) -> int:
-        """Examples that pass the network at once."""
-        return self.micro_batch_size or self.batch_size
+    def parts_of(self, processes: Processes) -> tuple[int, range]:
+        """How many examples pass at once, and which of these parts of a batch this process takes.
+
+        Raises:
+            ToileError: the batch cannot be divided evenly.
+        """
+        size = self.micro_batch_size or max(1, self.batch_size // processes.count)
+        num_parts = self.batch_size // size
+        if self.batch_size % size or num_parts % processes.count:
+            raise ToileError(
+                f"batch_size {self.batch_size} in parts of {size} cannot be divided among {processes.count} processes"
+            )
+        return size, range(processes.rank, num_parts, processes.count)
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, constant, linear decay to zero."""
@@ -140,8 +153,10 @@ def train(
     accept_changes: bool = False,
     minutes: float | None = None,
     export: Callable[[], None] | None = None,
+    processes: Processes = ALONE,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Record, None, None]:
-    """Trains until the steps are done, the time is over or the caller closes the generator.
+    """Trains until the steps are done, the time is over, or it is told to stop; closing the generator saves too.
 
     Args:
         objective: what to train.
@@ -150,19 +165,32 @@ def train(
         resume: go on from the latest complete state in `directory`.
         accept_changes: resume even though `identity` changed.
         minutes: stop, resumable, after this time.
-        export: called at the end, while the objective's module holds its best weights.
+        export: called at the end, while the objective's module holds its best weights; not when told to stop.
+        processes: those that train together. All yield their steps; only the first writes, validates and samples.
+        should_stop: asked after each step; one process that is told to stop stops all.
 
     Raises:
         ToileError: nothing to resume, something to overwrite, a changed identity.
         WorkFailedError: three bad steps in a row.
     """
     deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
-    with RunLock(directory):
+    is_first = processes.is_first
+    config.parts_of(processes)
+    with RunLock(directory) if is_first else nullcontext():
         state = build_state(objective.module, config)
         yield from _restore(state, directory, identity, resume, accept_changes)
+        reason = "done"
         try:
-            while state.step < config.steps and time.monotonic() < deadline:
-                yield _update(objective, config, state)
+            if state.step == 0 and config.sample_every and is_first:
+                yield from _sample(objective, config, state)
+            while state.step < config.steps:
+                asked, late = processes.add_up([float(should_stop()), float(time.monotonic() >= deadline)])
+                if asked or late:
+                    reason = "stopped" if asked else "time"
+                    break
+                yield _update(objective, config, state, processes)
+                if not is_first:
+                    continue
                 if _due(state.step, config.validate_every, config.steps):
                     yield _validate(objective, config, state)
                 if _due(state.step, config.sample_every, config.steps + 1):
@@ -170,40 +198,51 @@ def train(
                 if _due(state.step, config.save_every, config.steps):
                     yield SavedRecord(state.step, _save(state, directory / "state", identity))
         except GeneratorExit:
-            _save(state, directory / "state", identity)
+            if is_first:
+                _save(state, directory / "state", identity)
             raise
+        if not is_first:
+            yield EndRecord(state.step, reason, "")
+            return
         yield SavedRecord(state.step, _save(state, directory / "state", identity))
+        if reason == "stopped":
+            yield EndRecord(state.step, reason, "")
+            return
         held_out = _validate(objective, config, state)
         yield held_out
         best = _lowest(held_out.losses)
         if export is not None:
             with _weights_of(best, state):
                 export()
-        yield EndRecord(state.step, "done" if state.step >= config.steps else "time", best)
+        yield EndRecord(state.step, reason, best)
 
 
 def _due(step: int, every: int, last: int) -> bool:
     return every > 0 and step % every == 0 and step < last
 
 
-def _update(objective: Objective[Batch], config: LoopConfig, state: TrainingState) -> StepRecord:
+def _update(objective: Objective[Batch], config: LoopConfig, state: TrainingState, processes: Processes) -> StepRecord:
     started = time.monotonic()
     state.module.train()
     rate = config.learning_rate_at(state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.zero_grad(set_to_none=True)
-    num_parts = config.batch_size // config.micro_size
+    size, own_parts = config.parts_of(processes)
+    num_parts = config.batch_size // size
     total, parts = 0.0, dict[str, float]()
-    for part in range(num_parts):
-        first = state.step * config.batch_size + part * config.micro_size
-        batch = objective.batch(range(first, first + config.micro_size))
+    for part in own_parts:
+        first = state.step * config.batch_size + part * size
+        batch = objective.batch(range(first, first + size))
         with autocast(config.precision):
             loss = objective.loss(batch, state.step)
         (loss.total / num_parts).backward()
         total += float(loss.total.detach()) / num_parts
         for name, value in loss.parts.items():
             parts[name] = parts.get(name, 0.0) + float(value) / num_parts
+    processes.add_up_gradients(state.module.parameters())
+    total, *sums = processes.add_up([total, *parts.values()])
+    parts = dict(zip(parts, sums, strict=True))
     norm = float(nn.utils.clip_grad_norm_(state.module.parameters(), config.clip_norm))
     skipped = not (math.isfinite(total) and math.isfinite(norm))
     if skipped:

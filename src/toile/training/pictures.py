@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from toile.data.captions import CaptionWriter
 from toile.data.images import images_from_pixels
 from toile.data.records import Record
 from toile.data.sources import find_data, load_pictures, open_source
@@ -26,6 +29,10 @@ class DataConfig:
         width, height: of the pictures in pixels; smaller ones are padded with white.
         split_seed: of the 90/5/5 split by content.
         limit: use only the first so many records (for trials and tests).
+        caption: of pictures without words of their own, in image folders.
+        trigger: a word put before every caption, which then calls up what was learnt.
+        only: use only records with one of these values in these fields, such as `season = ["Winter"]`.
+        words: use only records whose full caption has all of these words.
     """
 
     width: int
@@ -34,6 +41,10 @@ class DataConfig:
     path: Path | None = None
     split_seed: int = 0
     limit: int | None = None
+    caption: str | None = None
+    trigger: str = ""
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1 or (self.limit is not None and self.limit < 1):
@@ -52,8 +63,8 @@ class PictureSet:
     """
 
     def __init__(self, config: DataConfig) -> None:
-        source = open_source(find_data(config.source, config.path))
-        indices = range(min(config.limit or len(source.records), len(source.records)))
+        source = open_source(find_data(config.source, config.path), config.caption)
+        indices = chosen_records(source.records, config)[: config.limit]
         loaded = load_pictures(source, config.width, config.height, indices)
         if not len(loaded.kept):
             raise ToileError(f"{config.path or config.source}: no pictures")
@@ -61,11 +72,37 @@ class PictureSet:
         split = split_by_content(loaded.hashes, titles, seed=config.split_seed)
         self.pixels = torch.from_numpy(np.ascontiguousarray(loaded.pixels))
         self.records: tuple[Record, ...] = tuple(source.records[int(index)] for index in loaded.kept)
+        self.trigger = config.trigger
         self.train, self.validation, self.test = split.train, split.validation, split.test
         self.identity = f"{source.identity}:{config.width}x{config.height}:{config.split_seed}:{len(self.records)}"
+        if config.only or config.words:
+            chosen = hashlib.sha256(" ".join(record.key for record in self.records).encode()).hexdigest()
+            self.identity += f":{chosen[:16]}"
         self.summary = f"{source.report.summary()} {loaded.report.summary()}"
 
     def images(self, positions: np.ndarray) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1], channels_last."""
         images = images_from_pixels(self.pixels[torch.from_numpy(positions)])
         return images.contiguous(memory_format=torch.channels_last)
+
+
+def chosen_records(records: Sequence[Record], config: DataConfig) -> list[int]:
+    """Numbers of the records that `only` and `words` leave.
+
+    Raises:
+        ToileError: a field that no record has, or nothing is left.
+    """
+    for name in config.only:
+        if not any(name in record.fields for record in records):
+            known = sorted({known for record in records[:1000] for known in record.fields})
+            raise ToileError(f"data: only.{name}: no record has this field; they have {', '.join(known) or 'none'}")
+    writer, wanted = CaptionWriter(), {word.lower() for word in config.words}
+    chosen = [
+        number
+        for number, record in enumerate(records)
+        if all(record.fields.get(name) in values for name, values in config.only.items())
+        and (not wanted or wanted <= set(writer.full(record).lower().split()))
+    ]
+    if not chosen:
+        raise ToileError(f"data: no record is left by only = {dict(config.only)} and words = {list(config.words)}")
+    return chosen

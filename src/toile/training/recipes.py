@@ -19,6 +19,7 @@ from toile.schema import build_config
 from toile.training.classifier_objective import ClassifierObjectiveConfig
 from toile.training.denoising_objective import DenoisingObjectiveConfig
 from toile.training.loop import LoopConfig
+from toile.training.lora_targets import LoRAConfig
 from toile.training.pictures import DataConfig
 from toile.training.vae_objective import VAEObjectiveConfig
 
@@ -90,12 +91,31 @@ class ClassifierRecipe:
     seed: int = 0
 
 
-Recipe = VAERecipe | CLIPRecipe | DenoisingRecipe | ClassifierRecipe
+@dataclasses.dataclass(frozen=True)
+class LoRARecipe:
+    """`task = "lora"`: changes of low rank to a model that is there, for pictures it lacks or does badly.
+
+    Attributes:
+        base: the model: the name of the bundled one, a folder or a file.
+        lora: which layers learn, and how much.
+    """
+
+    task: str
+    base: str
+    data: DataConfig
+    loop: LoopConfig
+    lora: LoRAConfig = LoRAConfig()
+    objective: DenoisingObjectiveConfig = DenoisingObjectiveConfig()
+    seed: int = 0
+
+
+Recipe = VAERecipe | CLIPRecipe | DenoisingRecipe | ClassifierRecipe | LoRARecipe
 RECIPES: Mapping[str, type[Recipe]] = {
     "vae": VAERecipe,
     "clip": CLIPRecipe,
     "denoising": DenoisingRecipe,
     "classifier": ClassifierRecipe,
+    "lora": LoRARecipe,
 }
 
 

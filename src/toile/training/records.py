@@ -57,7 +57,9 @@ class SavedRecord:
 
 @dataclass(frozen=True)
 class EndRecord:
-    """The last record: `reason` is "done" or "time"; `exported` names the weights with the lowest held-out loss."""
+    """The last record: `reason` is "done", "time" or "stopped"; `exported` names the weights with the lowest held-out
+    loss, "" if there was no export.
+    """
 
     step: int
     reason: str

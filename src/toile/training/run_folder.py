@@ -27,7 +27,7 @@ class RunFolder:
     """Writes the records of one run.
 
     Args:
-        directory: `recipe.json`, `log.jsonl`, `curves.png` and `samples/` go there.
+        directory: `recipe.json`, `log.jsonl`, `curves.png`, `samples/` and `stages.png` go there.
         facts: the full recipe.
     """
 
@@ -51,6 +51,8 @@ class RunFolder:
             file.write(json.dumps(line, default=str) + "\n")
         if isinstance(record, ValidationRecord | EndRecord):
             draw_curves(read_log(self.log), self.directory / "curves.png")
+        if isinstance(record, EndRecord):
+            self._write_stages()
 
     def _write_sheet(self, record: SampleRecord) -> None:
         from PIL import Image
@@ -59,6 +61,21 @@ class RunFolder:
         folder.mkdir(exist_ok=True)
         pictures = [Image.fromarray(pixels.numpy()) for pixels in pixels_from_images(record.images)]
         contact_sheet(pictures, columns=8, scale=2).save(folder / f"step-{record.step:07d}.png")
+
+    def _write_stages(self) -> None:
+        """The same prompts and noise before, in the middle of and after the run, one above the other."""
+        from PIL import Image
+
+        sheets = sorted((self.directory / "samples").glob("step-*.png"))
+        if len(sheets) < 2:
+            return
+        stages = list(dict.fromkeys([sheets[0], sheets[len(sheets) // 2], sheets[-1]]))
+        pictures = []
+        for path in stages:
+            with Image.open(path) as sheet:
+                pictures.append(sheet.copy())
+        captions = [f"step {int(path.stem.removeprefix('step-'))}" for path in stages]
+        contact_sheet(pictures, columns=1, captions=captions).save(self.directory / "stages.png")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

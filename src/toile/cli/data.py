@@ -1,0 +1,191 @@
+"""toile data: what is in a data set, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from toile.errors import ToileError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from toile.data.records import Source
+    from toile.data_check.findings import Diagnosis
+
+data = App(name="data", help="Look at a data set: what is wrong with it, and what a model would see of it.")
+_Json = Annotated[bool, Parameter(name="--json")]
+_EXAMPLES = 3
+_LONGEST_EXAMPLE = 60
+
+
+@data.command
+def check(
+    source: str,
+    /,
+    *,
+    fix: bool = False,
+    limit: int | None = None,
+    min_size: int | None = None,
+    radius: int = 6,
+    tolerance: float = 12.0,
+    split_seed: int = 0,
+    caption: str | None = None,
+    clip: Path | None = None,
+    model: str = "fashion",
+    out: Path = Path("check"),
+    json_output: _Json = False,
+) -> int:
+    """Say what is wrong with pictures and captions before a model learns from them; the data is never changed.
+
+    Args:
+        source: products, fashion-mnist, or a folder or zip of pictures with or without words.
+        fix: also write a cleaned list, kept.txt: one of each group of near-duplicates, nothing unreadable, tiny or
+            with words that say nothing.
+        limit: look at the first so many records only.
+        min_size: shortest side in pixels below which a picture is tiny; by default 64, or half the median of the data.
+        radius: bits of 64 in which the hashes of near-duplicates may differ, 0 to 16.
+        tolerance: largest difference of near-duplicates at 16x16 pixels, of 255.
+        split_seed: of the split that training makes, as data.split_seed of a recipe.
+        caption: of pictures that have no words of their own, as data.caption of a recipe.
+        clip: folder of a CLIP; with it the captions that match their picture least are listed.
+        model: whose tokenizer counts: the name of the bundled model, a model folder, or a model's file.
+        out: folder for the report; one of an earlier check is replaced.
+        json_output: print the result as JSON.
+    """
+    from toile.cli.progress import ProgressDisplay
+    from toile.data_check.doctor import CheckConfig, check_source
+    from toile.data_check.findings import Diagnosis
+    from toile.data_check.match import load_matcher
+    from toile.data_check.reader import load_reader
+    from toile.data_check.report import check_report_folder, write_report
+
+    config = CheckConfig(limit, min_size, radius, tolerance, split_seed)
+    path, opened = _open(source, caption)
+    check_report_folder(out, path)
+    reader = load_reader(model)
+    matcher = None if clip is None else load_matcher(clip)
+    diagnosis: Diagnosis | None = None
+    with ProgressDisplay("check") as progress:
+        for event in check_source(opened, reader, config, matcher):
+            if isinstance(event, Diagnosis):
+                diagnosis = event
+            else:
+                progress.show(event.fraction, event.note)
+    assert diagnosis is not None
+    files = write_report(out, diagnosis, opened, path, fix)
+    if json_output:
+        places = {name: None if place is None else str(place) for name, place in vars(files).items()}
+        print(json.dumps({**_summary(diagnosis), "files": places}, indent=2))
+        return 0
+    _print_table(diagnosis, path)
+    if files.kept is not None:
+        print(f"cleaned list of {len(diagnosis.kept):,} records: {files.kept}")
+    print(f"report: {files.page} (all cases: {files.findings})")
+    return 0
+
+
+@data.command
+def show(
+    source: str,
+    /,
+    *,
+    num: Annotated[int, Parameter(name=["--num", "-n", "--n"])] = 16,
+    seed: int = 0,
+    caption: str | None = None,
+    size: str | None = None,
+    model: str = "fashion",
+    out: Path = Path("check"),
+    json_output: _Json = False,
+) -> int:
+    """Make a sheet of pictures as a model would be trained on them: padded to its size, captions drawn as in training.
+
+    What does not fit into the tokens of the model is shown in brackets.
+
+    Args:
+        source: products, fashion-mnist, or a folder or zip of pictures with or without words.
+        num: how many pictures, drawn at random.
+        seed: of the choice of pictures and captions.
+        caption: of pictures that have no words of their own, as data.caption of a recipe.
+        size: width x height in pixels; by default the model's.
+        model: the name of the bundled model, a model folder, or a model's file.
+        out: folder for the sheet.
+        json_output: print the result as JSON.
+    """
+    if num < 1 or num > 1024:
+        raise ToileError(f"--num {num} is not possible; give 1 to 1024 pictures")
+
+    from toile.cli.generate import parse_size
+    from toile.cli.picture_folder import PictureFolder
+    from toile.data_check.reader import load_reader
+    from toile.data_check.report import check_outside
+    from toile.data_check.samples import draw_samples
+
+    path, opened = _open(source, caption)
+    check_outside(out, path)
+    reader = load_reader(model)
+    width, height = (reader.width, reader.height) if size is None else parse_size(size)
+    folder = PictureFolder(out)
+    samples = draw_samples(opened, reader, num, seed, width, height)
+    captions = [f"{sample.read} [{sample.cut}]" if sample.cut else sample.read for sample in samples]
+    sheet = folder.write_sheet([sample.image for sample in samples], captions, name="data")
+    if json_output:
+        facts = [{"key": sample.key, "caption": sample.read, "cut": sample.cut} for sample in samples]
+        print(json.dumps({"sheet": str(sheet), "pictures": facts}, indent=2))
+    else:
+        print(f"{len(samples)} of {len(opened.records):,} pictures at {width}x{height}: {sheet}")
+    return 0
+
+
+def _open(source: str, caption: str | None) -> tuple[Path, Source]:
+    """Opens the data of this name or path; pictures without words are let in, to be counted."""
+    from toile.data.sources import KNOWN_DATA, find_data, open_source
+
+    known = source in KNOWN_DATA and not Path(source).exists()
+    path = find_data(source, None if known else Path(source))
+    return path, open_source(path, caption or "")
+
+
+def _summary(diagnosis: Diagnosis) -> dict[str, object]:
+    return {
+        "records": diagnosis.num_records,
+        "checked": diagnosis.num_checked,
+        "kept": len(diagnosis.kept),
+        "counts": {finding.kind: finding.count for finding in diagnosis.findings},
+    }
+
+
+def _print_table(diagnosis: Diagnosis, path: Path) -> None:
+    from rich.console import Console
+
+    from toile.data_check.findings import printable
+
+    console = Console(highlight=False, markup=False)
+    console.print(f"{printable(str(path))}: {diagnosis.num_checked:,} of {diagnosis.num_records:,} records looked at")
+    console.print(_table(diagnosis))
+    for line in diagnosis.not_checked:
+        console.print(f"not looked for: {line}")
+
+
+def _table(diagnosis: Diagnosis) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from toile.data_check.findings import printable
+
+    table = Table("finding", box=None, pad_edge=False)
+    table.add_column("count", justify="right")
+    table.add_column("first examples")
+    table.add_column("with --fix")
+    for finding in diagnosis.findings:
+        examples = [
+            printable(", ".join(case.names[:2]) + (f" ({case.note})" if case.note else ""), _LONGEST_EXAMPLE)
+            for case in finding.cases[:_EXAMPLES]
+        ]
+        # Text, because what stands in square brackets in a name is no markup.
+        row = (finding.title, f"{finding.count:,}", "\n".join(examples), finding.remedy if finding.count else "")
+        table.add_row(*map(Text, row), style="" if finding.count else "dim")
+    return table
