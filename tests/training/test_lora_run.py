@@ -206,6 +206,18 @@ def test_records_are_chosen_by_fields_and_words(picture_folder: Path) -> None:
         PictureSet(DataConfig(16, 16, path=picture_folder, words=("purple",)))
 
 
+def test_a_list_of_records_is_kept_to(picture_folder: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.txt"
+    kept.write_text("".join(f"{number}.bmp\n" for number in range(40)), encoding="utf-8")
+    records = PictureSet(DataConfig(16, 16, path=picture_folder, keep=kept)).records
+    assert sorted(record.key for record in records) == sorted(f"{number}.bmp" for number in range(40))
+    kept.write_text("0.bmp\nother.bmp\n", encoding="utf-8")
+    with pytest.raises(ToileError, match="names 1 records that are not there, such as 'other.bmp'"):
+        PictureSet(DataConfig(16, 16, path=picture_folder, keep=kept))
+    with pytest.raises(ToileError, match="keep"):
+        PictureSet(DataConfig(16, 16, path=picture_folder, keep=tmp_path / "absent"))
+
+
 def test_a_trigger_stands_before_every_caption(recipe: Path) -> None:
     task = task_of(recipe, "data.trigger=box")
     ids = task.objective.batch(range(8)).token_ids

@@ -31,6 +31,7 @@ class DataConfig:
         limit: use only the first so many records (for trials and tests).
         caption: of pictures without words of their own, in image folders.
         trigger: a word put before every caption, which then calls up what was learnt.
+        keep: a file with the keys of the records to use, one a line, as `toile data check --fix` writes it.
         only: use only records with one of these values in these fields, such as `season = ["Winter"]`.
         words: use only records whose full caption has all of these words.
     """
@@ -43,6 +44,7 @@ class DataConfig:
     limit: int | None = None
     caption: str | None = None
     trigger: str = ""
+    keep: Path | None = None
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     words: tuple[str, ...] = ()
 
@@ -75,7 +77,7 @@ class PictureSet:
         self.trigger = config.trigger
         self.train, self.validation, self.test = split.train, split.validation, split.test
         self.identity = f"{source.identity}:{config.width}x{config.height}:{config.split_seed}:{len(self.records)}"
-        if config.only or config.words:
+        if config.keep is not None or config.only or config.words:
             chosen = hashlib.sha256(" ".join(record.key for record in self.records).encode()).hexdigest()
             self.identity += f":{chosen[:16]}"
         self.summary = f"{source.report.summary()} {loaded.report.summary()}"
@@ -87,11 +89,12 @@ class PictureSet:
 
 
 def chosen_records(records: Sequence[Record], config: DataConfig) -> list[int]:
-    """Numbers of the records that `only` and `words` leave.
+    """Numbers of the records that `keep`, `only` and `words` leave.
 
     Raises:
-        ToileError: a field that no record has, or nothing is left.
+        ToileError: a field that no record has, a list that cannot be read or is of other data, or nothing is left.
     """
+    kept = None if config.keep is None else read_kept(config.keep, records)
     for name in config.only:
         if not any(name in record.fields for record in records):
             known = sorted({known for record in records[:1000] for known in record.fields})
@@ -100,9 +103,28 @@ def chosen_records(records: Sequence[Record], config: DataConfig) -> list[int]:
     chosen = [
         number
         for number, record in enumerate(records)
-        if all(record.fields.get(name) in values for name, values in config.only.items())
+        if (kept is None or record.key in kept)
+        and all(record.fields.get(name) in values for name, values in config.only.items())
         and (not wanted or wanted <= set(writer.full(record).lower().split()))
     ]
     if not chosen:
         raise ToileError(f"data: no record is left by only = {dict(config.only)} and words = {list(config.words)}")
     return chosen
+
+
+def read_kept(path: Path, records: Sequence[Record]) -> set[str]:
+    """The keys in a list of records.
+
+    Raises:
+        ToileError: it cannot be read, or names records that are not there.
+    """
+    try:
+        keys = {line for line in path.read_text(encoding="utf-8").splitlines() if line}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ToileError(f"data: keep: {path}: {error}") from error
+    unknown = sorted(keys - {record.key for record in records})
+    if unknown:
+        raise ToileError(
+            f"data: keep: {path} names {len(unknown):,} records that are not there, such as {unknown[0]!r}"
+        )
+    return keys
