@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
+import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -124,6 +127,31 @@ def _advise(start: int, num_bytes: int, advice: int) -> None:
         _C_LIBRARY.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), advice)
 
 
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that can be had on a device now; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    known = [amount for amount in (_available_in_system(), _available_in_container()) if amount is not None]
+    return min(known, default=None)
+
+
+def reset_peak_memory() -> None:
+    """Lets `peak_memory` begin anew, where the system has a way to: Linux."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory() -> int | None:
+    """Bytes that this process held at most since `reset_peak_memory`, or since it began; None where it is not told."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """ "float32" for torch.float32."""
     return str(dtype).removeprefix("torch.")
@@ -131,3 +159,27 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def _has_mps() -> bool:
     return torch.backends.mps.is_available()
+
+
+def _available_in_system() -> int | None:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    names = getattr(os, "sysconf_names", {})  # absent on Windows
+    if "SC_AVPHYS_PAGES" in names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _available_in_container() -> int | None:
+    """What a Linux control group leaves; file cache counts as used there, so it is added back."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else int(limit) - used + int(statistics.get("file", 0))

@@ -24,6 +24,7 @@ from toile.training.recipes import load_recipe
 from toile.training.records import (
     DataRecord,
     EndRecord,
+    PlanRecord,
     Record,
     SampleRecord,
     SavedRecord,
@@ -158,13 +159,23 @@ def runs(workshop: Workshop) -> dict[str, list[Record]]:
 def test_a_run_ends_and_leaves_its_log(task: str, workshop: Workshop, runs: dict[str, list[Record]]) -> None:
     records, folder = runs[task], workshop.folder / task
     sampled = [] if task == "clip" else [SampleRecord]
-    kinds = [DataRecord, *sampled, StepRecord, StepRecord, ValidationRecord, StepRecord, SavedRecord, StepRecord]
+    kinds = [
+        DataRecord,
+        PlanRecord,
+        *sampled,
+        StepRecord,
+        StepRecord,
+        ValidationRecord,
+        StepRecord,
+        SavedRecord,
+        StepRecord,
+    ]
     kinds += sampled
     assert [type(record) for record in records] == [*kinds, SavedRecord, ValidationRecord, EndRecord]
     end = records[-1]
     assert isinstance(end, EndRecord) and (end.step, end.reason) == (4, "done")
     assert json.loads((folder / "recipe.json").read_text())["loop"]["decay_share"] == 0.3
-    logged = [line["kind"] for line in read_log(folder / "log.jsonl") if line["kind"] != "data"]
+    logged = [line["kind"] for line in read_log(folder / "log.jsonl") if line["kind"] not in ("data", "plan")]
     assert logged == ["step", "step", "validation", "step", "saved", "step", "saved", "validation", "end"]
     assert (folder / "curves.png").is_file()
     for picture in ("samples/step-0000000.png", "samples/step-0000004.png", "stages.png"):

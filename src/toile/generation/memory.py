@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
-import torch
-
+from toile.device import available_bytes
 from toile.errors import ToileError
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion, pictures_together
@@ -64,16 +61,6 @@ def decoding_values(vae: VAEConfig, num_images: int, pixels: int, in_bands: bool
     return max(coarsest, last)
 
 
-def available_bytes(device: torch.device) -> int | None:
-    """Memory that can be had on a device now; None where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    known = [amount for amount in (_available_in_system(), _available_in_container()) if amount is not None]
-    return min(known, default=None)
-
-
 def fits_memory(model: LatentDiffusion, settings: GenerationSettings, batch_size: int) -> bool:
     """Whether a batch of this size needs no more memory than there is."""
     available = available_bytes(model.device)
@@ -99,27 +86,3 @@ def check_memory(model: LatentDiffusion, settings: GenerationSettings) -> None:
             f"{needed / 1e9:,.1f} GB of memory, {available / 1e9:,.1f} GB are free on {model.device}; "
             "make them smaller or lower the batch size"
         )
-
-
-def _available_in_system() -> int | None:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    names = getattr(os, "sysconf_names", {})  # absent on Windows
-    if "SC_AVPHYS_PAGES" in names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
-
-
-def _available_in_container() -> int | None:
-    """What a Linux control group leaves; file cache counts as used there, so it is added back."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):
-        return None
-    return None if limit == "max" else int(limit) - used + int(statistics.get("file", 0))

@@ -26,6 +26,7 @@ from toile.weights.snapshot import RunLock, load_latest, save_snapshot
 
 _MAX_BAD_STEPS_IN_A_ROW = 3
 ALONE = Processes()
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class LoopConfig:
         steps: updates of the whole run; the learning rate is planned over them.
         batch_size: examples of one update.
         micro_batch_size: examples that pass the network at once; gradients add up to the batch. `None`: the batch, or
-            each process's part of it.
+            each process's part of it; "auto": as many of them as fit into memory, see `toile.training.plan`.
         learning_rate: peak, reached after `warmup_steps`, falling to zero over the last `decay_share` of the steps.
         betas, weight_decay: of AdamW; biases, norms and scalars do not decay.
         clip_norm: largest gradient norm.
@@ -48,7 +49,7 @@ class LoopConfig:
     steps: int
     batch_size: int
     learning_rate: float
-    micro_batch_size: int | None = None
+    micro_batch_size: int | str | None = None
     warmup_steps: int = 500
     decay_share: float = 0.3
     betas: tuple[float, float] = (0.9, 0.99)
@@ -65,7 +66,9 @@ class LoopConfig:
             raise ToileError("steps, batch_size, learning_rate and clip_norm must be positive")
         if min(self.warmup_steps, self.weight_decay, self.validate_every, self.sample_every, self.save_every) < 0:
             raise ToileError("warmup_steps, weight_decay and the numbers of steps between things must be 0 or more")
-        micro = self.batch_size if self.micro_batch_size is None else self.micro_batch_size
+        micro = self.micro_batch_size if isinstance(self.micro_batch_size, int) else self.batch_size
+        if isinstance(self.micro_batch_size, str) and self.micro_batch_size != AUTO:
+            raise ToileError(f'micro_batch_size {self.micro_batch_size!r}: a number, "{AUTO}", or left out')
         if micro < 1 or self.batch_size % micro:
             raise ToileError(f"batch_size {self.batch_size} must be a multiple of micro_batch_size {micro}")
         if self.precision not in ("bf16", "float32"):
@@ -81,7 +84,8 @@ class LoopConfig:
         Raises:
             ToileError: the batch cannot be divided evenly.
         """
-        size = self.micro_batch_size or max(1, self.batch_size // processes.count)
+        given = self.micro_batch_size
+        size = given if isinstance(given, int) else max(1, self.batch_size // processes.count)
         num_parts = self.batch_size // size
         if self.batch_size % size or num_parts % processes.count:
             raise ToileError(

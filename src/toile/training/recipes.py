@@ -36,6 +36,11 @@ class VAERecipe:
     seed: int = 0
     start: Path | None = None
 
+    @property
+    def compiles(self) -> bool:
+        """Whether the networks are compiled."""
+        return self.objective.compile
+
 
 @dataclasses.dataclass(frozen=True)
 class CLIPRecipe:
@@ -52,6 +57,11 @@ class CLIPRecipe:
     loop: LoopConfig
     vocab_size: int = 4096
     seed: int = 0
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the networks are compiled."""
+        return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +88,11 @@ class DenoisingRecipe:
     seed: int = 0
     start: Path | None = None
 
+    @property
+    def compiles(self) -> bool:
+        """Whether the networks are compiled."""
+        return self.objective.compile
+
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierRecipe:
@@ -89,6 +104,11 @@ class ClassifierRecipe:
     loop: LoopConfig
     objective: ClassifierObjectiveConfig = ClassifierObjectiveConfig()
     seed: int = 0
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the networks are compiled."""
+        return self.objective.compile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +127,11 @@ class LoRARecipe:
     lora: LoRAConfig = LoRAConfig()
     objective: DenoisingObjectiveConfig = DenoisingObjectiveConfig()
     seed: int = 0
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the networks are compiled."""
+        return self.objective.compile
 
 
 Recipe = VAERecipe | CLIPRecipe | DenoisingRecipe | ClassifierRecipe | LoRARecipe

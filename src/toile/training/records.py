@@ -66,4 +66,25 @@ class EndRecord:
     exported: str
 
 
-Record = DataRecord | StepRecord | ValidationRecord | SampleRecord | SavedRecord | EndRecord
+@dataclass(frozen=True)
+class PlanRecord:
+    """What the whole run will take, told before it begins.
+
+    Attributes:
+        step: 0.
+        micro_batch_size: examples that pass the network at once.
+        seconds_per_step: of an update, without validation, samples and saving.
+        seconds: of all steps.
+        peak_bytes: of memory, with the optimizer's moments.
+        disk_bytes: of the states.
+    """
+
+    step: int
+    micro_batch_size: int
+    seconds_per_step: float
+    seconds: float
+    peak_bytes: int
+    disk_bytes: int
+
+
+Record = DataRecord | PlanRecord | StepRecord | ValidationRecord | SampleRecord | SavedRecord | EndRecord

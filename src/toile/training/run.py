@@ -27,10 +27,11 @@ from toile.training.clip_objective import CLIPObjective, train_tokenizer
 from toile.training.denoising_objective import DenoisingObjective, TextConditionedUNet
 from toile.training.draws import generator
 from toile.training.latents import encode_pictures, load_latents
-from toile.training.loop import check_start, train
+from toile.training.loop import AUTO, LoopConfig, check_start, train
 from toile.training.lora_targets import target_layers
 from toile.training.objective import Objective
 from toile.training.pictures import PictureSet
+from toile.training.plan import plan_run
 from toile.training.processes import join_processes
 from toile.training.recipes import (
     ClassifierRecipe,
@@ -42,7 +43,7 @@ from toile.training.recipes import (
     recipe_facts,
 )
 from toile.training.records import DataRecord, Record
-from toile.training.run_folder import RunFolder
+from toile.training.run_folder import RunFolder, read_log
 from toile.training.vae_objective import VAEObjective, narrow_posterior
 from toile.weights.files import file_sha256
 from toile.weights.folder import find_weights, load_component, load_weights, save_component
@@ -97,10 +98,14 @@ def run_recipe(
         task = build_task(recipe, pictures)
     identity = {**facts, "pictures": pictures.identity, **task.identity}
     yield DataRecord(0, pictures.summary)
+    config = recipe.loop if not resume else resumed_config(recipe.loop, directory)
+    plan = plan_run(task.objective, config, directory, processes, compiles=recipe.compiles)
+    config = replace(config, micro_batch_size=plan.micro_batch_size)
+    yield plan
     folder: RunFolder | None = None
     records = train(
         task.objective,
-        recipe.loop,
+        config,
         directory,
         identity,
         resume=resume,
@@ -113,9 +118,19 @@ def run_recipe(
     with closing(records):
         for record in records:
             if processes.is_first:
-                folder = folder or RunFolder(directory, facts)
+                if folder is None:
+                    folder = RunFolder(directory, facts)
+                    folder.write(plan)
                 folder.write(record)
             yield record
+
+
+def resumed_config(config: LoopConfig, directory: Path) -> LoopConfig:
+    """The loop of a run that goes on: with as many examples at once as it had, which decides how sums are rounded."""
+    plans = [line for line in read_log(directory / "log.jsonl") if line["kind"] == "plan"]
+    if config.micro_batch_size != AUTO or not plans:
+        return config
+    return replace(config, micro_batch_size=plans[0]["micro_batch_size"])
 
 
 def build_task(recipe: Recipe, pictures: PictureSet) -> Task:
