@@ -112,3 +112,22 @@ def test_pictures_without_words_take_the_caption_that_is_given(tmp_path: Path) -
     assert {r.captions for r in open_source(tmp_path, "a painting").records} == {("a painting",)}
     with pytest.raises(ToileError, match="pictures alone need a caption"):
         open_source(tmp_path)
+
+
+def test_folders_of_kohyas_scripts_say_how_often_and_what(tmp_path: Path) -> None:
+    for name in (
+        "10_red  dress/a.png",
+        "10_red  dress/b.png",
+        "2_belt/c.png",
+        "plain/d.png",
+        "0_none/e.png",
+        "99999999_x/f.png",
+    ):
+        picture(tmp_path, name)
+    (tmp_path / "10_red  dress" / "b.caption").write_text("red dress with lace")
+    found = {record.key: (record.captions, record.repeats) for record in open_source(tmp_path).records}
+    assert found == {
+        "10_red  dress/a.png": (("red dress",), 10),
+        "10_red  dress/b.png": (("red dress with lace",), 10),
+        "2_belt/c.png": (("belt",), 2),
+    }

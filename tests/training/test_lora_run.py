@@ -13,11 +13,12 @@ from toile.generation.request import GenerateRequest
 from toile.latent_diffusion import LatentDiffusion
 from toile.lora import load_lora
 from toile.text.lora_tags import LoRAUse
+from toile.training.fine_tuning import FineTuneTask, LoRATask
 from toile.training.latents import CACHE_VARIABLE
 from toile.training.pictures import DataConfig, PictureSet
 from toile.training.recipes import LoRARecipe, load_recipe
 from toile.training.records import EndRecord, Record, StepRecord, ValidationRecord
-from toile.training.run import MODEL_FOLDER, LoRATask, build_task, run_recipe
+from toile.training.run import MODEL_FOLDER, build_task, run_recipe
 from toile.weights.files import load_tensors
 
 RECIPE = """
@@ -147,6 +148,28 @@ def test_resuming_equals_going_on(recipe: Path, tmp_path: Path, override: str) -
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_all_weights_can_be_tuned_too(recipe: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    text = recipe.read_text().replace('"lora"', '"fine_tune"').replace("[lora]\nrank = 2\nalpha = 4\n", "")
+    recipe.write_text(text, encoding="utf-8")
+    read = load_recipe(recipe)
+    task = build_task(read, PictureSet(read.data))
+    assert isinstance(task, FineTuneTask)
+    assert {name.split(".")[0] for name, _ in task.objective.module.named_parameters()} == {"unet", "text_encoder"}
+    end = follow(recipe, tmp_path / "run")[-1]
+    assert isinstance(end, EndRecord) and end.reason == "done"
+    tuned = LatentDiffusion.load(tmp_path / "run" / MODEL_FOLDER, "cpu", "float32")
+    base = LatentDiffusion.load(tiny_folder, "cpu", "float32")
+    for network in ("unet", "text_encoder", "vae"):
+        pairs = zip(getattr(tuned, network).parameters(), getattr(base, network).parameters(), strict=True)
+        changed = [not torch.equal(one, other.half().float()) for one, other in pairs]
+        assert any(changed) == (network != "vae")
+    frozen = follow(recipe, tmp_path / "frozen", "objective.train_text_encoder=false")
+    assert isinstance(frozen[-1], EndRecord)
+    kept = LatentDiffusion.load(tmp_path / "frozen" / MODEL_FOLDER, "cpu", "float32").text_encoder
+    for one, other in zip(kept.parameters(), base.text_encoder.parameters(), strict=True):
+        assert torch.equal(one, other.half().float())
+
+
 def test_accumulated_parts_equal_the_whole_batch(recipe: Path, tmp_path: Path) -> None:
     whole, parts = follow(recipe, tmp_path / "whole"), follow(recipe, tmp_path / "parts", "loop.micro_batch_size=1")
     for one, other in zip(whole, parts, strict=True):
@@ -216,6 +239,19 @@ def test_a_list_of_records_is_kept_to(picture_folder: Path, tmp_path: Path) -> N
         PictureSet(DataConfig(16, 16, path=picture_folder, keep=kept))
     with pytest.raises(ToileError, match="keep"):
         PictureSet(DataConfig(16, 16, path=picture_folder, keep=tmp_path / "absent"))
+
+
+def test_pictures_are_shown_as_often_as_their_folder_says(picture_folder: Path, tmp_path: Path) -> None:
+    for number in range(30):
+        folder = tmp_path / ("3_red belt" if number % 2 else "1_box")
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.bmp").write_bytes((picture_folder / f"{number}.bmp").read_bytes())
+    pictures = PictureSet(DataConfig(16, 16, path=tmp_path))
+    shown = [pictures.records[position].captions[0] for position in pictures.train]
+    distinct = [pictures.records[position].captions[0] for position in set(pictures.train.tolist())]
+    assert shown.count("red belt") == 3 * distinct.count("red belt") > 0
+    assert shown.count("box") == distinct.count("box") > 0
+    assert not set(pictures.train) & set(pictures.validation)
 
 
 def test_a_trigger_stands_before_every_caption(recipe: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +16,9 @@ from toile.errors import ToileError
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMN = "file_name"
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt")
+SIDECAR_SUFFIXES = (".txt", ".caption")
+MAX_REPEATS = 10_000
+_KOHYA_FOLDER = re.compile(r"(\d{1,5})_(\S.*)")
 
 
 class ImageFolder:
@@ -23,6 +27,8 @@ class ImageFolder:
     path: a folder or zip. A metadata file names pictures relative to itself in the column `file_name`; its columns
     text, caption, captions and prompt become captions, the others fields. A `.txt` file of a picture's name holds one
     caption a line. Several rows for one picture become one record with several captions.
+    In folders named like `10_red dress`, as kohya's scripts have them, pictures are shown ten times, and those without
+    words of their own are called "red dress"; `.caption` files count as `.txt` files do.
     caption: of pictures without words of their own; None leaves them out.
     Raises ToileError when no picture has words.
     """
@@ -54,32 +60,44 @@ class ImageFolder:
 
 
 def has_words(root: Root) -> bool:
-    """Whether a root has a metadata file, or a picture with a .txt file of the same name."""
+    """Whether a root has a metadata file, a picture with a .txt file of its name, or one in a folder of kohya's."""
     return any(
-        PurePosixPath(name).name.lower() in METADATA_NAMES or (is_picture_name(name) and _sidecar(name) in root.members)
+        PurePosixPath(name).name.lower() in METADATA_NAMES
+        or (is_picture_name(name) and (_sidecar(name, root) is not None or _of_kohya(name)[1] is not None))
         for name in root.members
     )
 
 
-def _sidecar(picture: str) -> str:
-    return str(PurePosixPath(picture).with_suffix(".txt"))
+def _sidecar(picture: str, root: Root) -> str | None:
+    names = (str(PurePosixPath(picture).with_suffix(suffix)) for suffix in SIDECAR_SUFFIXES)
+    return next((name for name in names if name in root.members), None)
 
 
 def _read_sidecar(
     root: Root, picture: str, caption: str | None, records: dict[str, Record], drops: DropCounter
 ) -> None:
-    if _sidecar(picture) not in root.members:
-        if caption is None:
+    sidecar = _sidecar(picture, root)
+    repeats, named = _of_kohya(picture)
+    if sidecar is None:
+        if caption is None and named is None:
             drops.drop("pictures without words", picture)
         else:
-            records[picture] = Record(picture, {}, (caption,))
+            records[picture] = Record(picture, {}, (named or caption or "",), repeats)
         return
-    lines = [" ".join(line.split()) for line in decode_text(root.read(_sidecar(picture))).splitlines()]
+    lines = [" ".join(line.split()) for line in decode_text(root.read(sidecar)).splitlines()]
     captions = tuple(line for line in lines if line)
     if captions:
-        records[picture] = Record(picture, {}, captions)
+        records[picture] = Record(picture, {}, captions, repeats)
     else:
         drops.drop("blank captions", picture)
+
+
+def _of_kohya(picture: str) -> tuple[int, str | None]:
+    """How often a picture is shown, and what its folder calls it: `10_red dress/1.png` -> 10, "red dress"."""
+    match = _KOHYA_FOLDER.fullmatch(PurePosixPath(picture).parent.name)
+    if match is None or not 1 <= int(match.group(1)) <= MAX_REPEATS:
+        return 1, None
+    return int(match.group(1)), " ".join(match.group(2).split())
 
 
 def _read_metadata(root: Root, metadata: str, records: dict[str, Record], drops: DropCounter) -> None:

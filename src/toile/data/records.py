@@ -16,11 +16,13 @@ class Record:
     key: the name of the picture inside its source (an id, a file name, an index).
     fields: attributes such as articleType or baseColour; blank ones are absent.
     captions: ready captions, if the source has them.
+    repeats: how often training shows it while it shows others once.
     """
 
     key: str
     fields: Mapping[str, str]
     captions: tuple[str, ...] = ()
+    repeats: int = 1
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class PictureSet:
     Attributes:
         pixels: (N, H, W, 3) uint8.
         records: one for each picture.
-        train, validation, test: positions, int64 arrays.
+        train, validation, test: positions, int64 arrays; in `train` as often as a record is to be repeated.
         identity: changes when the data, the size or the split change.
         summary: what was read and dropped, for people.
     """
@@ -75,7 +75,9 @@ class PictureSet:
         self.pixels = torch.from_numpy(np.ascontiguousarray(loaded.pixels))
         self.records: tuple[Record, ...] = tuple(source.records[int(index)] for index in loaded.kept)
         self.trigger = config.trigger
-        self.train, self.validation, self.test = split.train, split.validation, split.test
+        repeats = np.array([record.repeats for record in self.records])
+        self.train = np.repeat(split.train, repeats[split.train])
+        self.validation, self.test = split.validation, split.test
         self.identity = f"{source.identity}:{config.width}x{config.height}:{config.split_seed}:{len(self.records)}"
         if config.keep is not None or config.only or config.words:
             chosen = hashlib.sha256(" ".join(record.key for record in self.records).encode()).hexdigest()

@@ -134,13 +134,36 @@ class LoRARecipe:
         return self.objective.compile
 
 
-Recipe = VAERecipe | CLIPRecipe | DenoisingRecipe | ClassifierRecipe | LoRARecipe
+@dataclasses.dataclass(frozen=True)
+class FineTuneRecipe:
+    """`task = "fine_tune"`: all weights of the U-Net of a model that is there and, unless told otherwise, of its text
+    encoder.
+
+    Attributes:
+        base: the model: the name of the bundled one, a folder or a file.
+    """
+
+    task: str
+    base: str
+    data: DataConfig
+    loop: LoopConfig
+    objective: DenoisingObjectiveConfig = DenoisingObjectiveConfig()
+    seed: int = 0
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the networks are compiled."""
+        return self.objective.compile
+
+
+Recipe = VAERecipe | CLIPRecipe | DenoisingRecipe | ClassifierRecipe | LoRARecipe | FineTuneRecipe
 RECIPES: Mapping[str, type[Recipe]] = {
     "vae": VAERecipe,
     "clip": CLIPRecipe,
     "denoising": DenoisingRecipe,
     "classifier": ClassifierRecipe,
     "lora": LoRARecipe,
+    "fine_tune": FineTuneRecipe,
 }
 
 

@@ -10,25 +10,20 @@ from typing import Any, Protocol
 
 import torch
 
-from toile.device import choose_dtype, dtype_name
 from toile.diffusion.schedule import NoiseSchedule
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
-from toile.lora import base_version
 from toile.model_folder import find_model, vae_constants
 from toile.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 from toile.models.unet import UNet, UNetConfig
 from toile.models.vae import VAE, VAEConfig
-from toile.nn.layers import pack_for_gradients
-from toile.nn.lora import LearningChanges
 from toile.text.tokenizer import Tokenizer
 from toile.training.classifier_objective import ClassifierObjective, build_classifier
 from toile.training.clip_objective import CLIPObjective, train_tokenizer
 from toile.training.denoising_objective import DenoisingObjective, TextConditionedUNet
-from toile.training.draws import generator
+from toile.training.fine_tuning import FineTuneTask, LoRATask
 from toile.training.latents import encode_pictures, load_latents
 from toile.training.loop import AUTO, LoopConfig, check_start, train
-from toile.training.lora_targets import target_layers
 from toile.training.objective import Objective
 from toile.training.pictures import PictureSet
 from toile.training.plan import plan_run
@@ -37,6 +32,7 @@ from toile.training.recipes import (
     ClassifierRecipe,
     CLIPRecipe,
     DenoisingRecipe,
+    FineTuneRecipe,
     LoRARecipe,
     Recipe,
     VAERecipe,
@@ -47,7 +43,6 @@ from toile.training.run_folder import RunFolder, read_log
 from toile.training.vae_objective import VAEObjective, narrow_posterior
 from toile.weights.files import file_sha256
 from toile.weights.folder import find_weights, load_component, load_weights, save_component
-from toile.weights.lora_file import write_lora
 
 MODEL_FOLDER = "model"
 
@@ -144,6 +139,8 @@ def build_task(recipe: Recipe, pictures: PictureSet) -> Task:
         return DenoisingTask(recipe, pictures)
     if isinstance(recipe, LoRARecipe):
         return LoRATask(recipe, pictures)
+    if isinstance(recipe, FineTuneRecipe):
+        return FineTuneTask(recipe, pictures)
     return ClassifierTask(recipe, pictures)
 
 
@@ -234,54 +231,6 @@ class DenoisingTask:
             objective.schedule,
             self.recipe.defaults,
         ).save(folder)
-
-
-class LoRATask:
-    """Exports `lora.safetensors`, in the dialect that most programs read."""
-
-    def __init__(self, recipe: LoRARecipe, pictures: PictureSet) -> None:
-        self.recipe, self.num_pictures = recipe, len(pictures.train)
-        dtype = choose_dtype("auto", torch.device("cpu")) if recipe.loop.precision == "bf16" else torch.float32
-        model = LatentDiffusion.load(recipe.base, "cpu", dtype_name(dtype))
-        assert model.facts is not None
-        self.identity: Mapping[str, str] = {"base": model.facts.hash}
-        self.base_version = base_version(model)
-        for network in (model.unet, model.text_encoder):
-            pack_for_gradients(network)
-        draws = generator(recipe.seed, "lora")
-        layers = target_layers(model, recipe.lora)
-        config = recipe.lora
-        self.changes = LearningChanges(layers, config.rank, config.scaled_alpha, draws, magnitude=config.dora)
-        self.objective = DenoisingObjective(
-            TextConditionedUNet(model.unet, model.text_encoder),
-            model.vae,
-            model.tokenizer,
-            model.schedule,
-            pictures,
-            load_latents(model.vae, pictures),
-            recipe.objective,
-            recipe.seed,
-            trained=self.changes,
-        )
-
-    def export(self, folder: Path) -> None:
-        loop, config = self.recipe.loop, self.recipe.lora
-        header = {
-            "ss_output_name": "lora",
-            "ss_base_model_version": self.base_version,
-            "ss_seed": str(self.recipe.seed),
-            "ss_max_train_steps": str(loop.steps),
-            "ss_learning_rate": str(loop.learning_rate),
-            "ss_unet_lr": str(loop.learning_rate),
-            "ss_num_train_images": str(self.num_pictures),
-            "ss_total_batch_size": str(loop.batch_size),
-            "ss_resolution": str((self.recipe.data.width, self.recipe.data.height)),
-            "ss_mixed_precision": "bf16" if loop.precision == "bf16" else "no",
-            "toile_base": self.identity["base"],
-            "toile_targets": ",".join(config.targets),
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        write_lora(folder / "lora.safetensors", self.changes.found(), "kohya", header)
 
 
 class ClassifierTask:
