@@ -5,7 +5,7 @@ Shapes: B batch, C x h x w latents, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -161,7 +161,7 @@ class DenoisingObjective:
         captions = [
             self._caption(int(position), example) for position, example in zip(positions, examples, strict=True)
         ]
-        return self._assemble(positions, captions, examples, "train")
+        return self.assemble(self._latents_at(positions), captions, examples, "train")
 
     def loss(self, batch: DenoisingBatch, step: int) -> Loss:
         """Mean over latents, weighted as configured.
@@ -204,24 +204,14 @@ class DenoisingObjective:
                 np.arange(examples.start, examples.stop) % len(self.pictures.validation)
             ]
             captions = [self._full_caption(self.pictures.records[position]) for position in positions]
-            yield self._assemble(positions, captions, examples, "validation")
+            yield self.assemble(self._latents_at(positions), captions, examples, "validation")
 
     def samples(self) -> Tensor:
         """Pictures (N, 3, H, W) for the sample prompts, or for up to 16 held-out captions, on fixed noise."""
         records = [self.pictures.records[position] for position in self.pictures.validation[:_SAMPLE_PROMPTS]]
         captions = self.config.sample_prompts or [self._full_caption(record) for record in records]
-        states = self.networks.states(self.tokenizer.batch([*captions, ""])[0])
-        sigmas = self.schedule.sampling_sigmas(self.config.sample_steps)
-        shape = tuple(self.latents.shape[1:])
-        noise = example_noise(self.seed, "samples", range(len(captions)), shape)
-        unet = self.networks.unet
-        denoise = ClassifierFreeGuidance(
-            Denoiser(unet, self.schedule, unet.conv_in.weight.dtype), states[-1:], self.config.sample_guidance
-        )
-        x = start_latents(noise, sigmas[0])
-        cond = states[:-1]
-        for step in find_sampler("ddim").function(lambda x, s: denoise(x, s, cond), x, sigmas, lambda k: noise):
-            x = step.x
+        noise = example_noise(self.seed, "samples", range(len(captions)), tuple(self.latents.shape[1:]))
+        x = sample_latents(self, captions, noise, self.config.sample_steps, self.config.sample_guidance)
         return self.vae.decode_latents(x.to(self.vae.post_quant_conv.weight.dtype)).float()
 
     def _caption(self, position: int, example: int) -> str:
@@ -234,13 +224,19 @@ class DenoisingObjective:
     def _full_caption(self, record: Record) -> str:
         return with_trigger(self.pictures.trigger, self._writer.full(record))
 
-    def _assemble(self, positions: np.ndarray, captions: list[str], examples: range, purpose: str) -> DenoisingBatch:
-        latents = self.latents[torch.from_numpy(positions)].float()
+    def _latents_at(self, positions: np.ndarray) -> Tensor:
+        return self.latents[torch.from_numpy(positions)].float()
+
+    def assemble(self, latents: Tensor, captions: list[str], examples: range, purpose: str) -> DenoisingBatch:
+        """Latents (B, C, h, w) float32 and their captions with the noise and the timesteps of these examples.
+
+        Timesteps are drawn as configured, or spread evenly for the purpose "validation"; noise differs by purpose.
+        """
         noise = example_noise(self.seed, purpose, examples, tuple(latents.shape[1:]))
-        if self.config.noise_offset and purpose == "train":
+        if self.config.noise_offset and purpose != "validation":
             shifts = example_noise(self.seed, "noise offset", examples, (latents.shape[1], 1, 1))
             noise = noise + self.config.noise_offset * shifts
-        if purpose == "train":
+        if purpose != "validation":
             timesteps = torch.stack([self._timestep(example) for example in examples])
         else:
             golden = torch.tensor([example * 0.6180339887498949 % 1.0 for example in examples], dtype=torch.float64)
@@ -259,6 +255,22 @@ class DenoisingObjective:
         third = timesteps * 3 // self.schedule.config.num_train_timesteps
         names = enumerate(("low", "middle", "high"))
         return {name: errors[third == k].mean() for k, name in names if bool((third == k).any())}
+
+
+@torch.no_grad()
+def sample_latents(
+    objective: DenoisingObjective, captions: Sequence[str], noise: Tensor, num_steps: int, guidance: float
+) -> Tensor:
+    """Latents (N, C, h, w) float32 that the present weights make of N captions and noise, by DDIM."""
+    networks, schedule = objective.networks, objective.schedule
+    states = networks.states(objective.tokenizer.batch([*captions, ""])[0])
+    sigmas, cond = schedule.sampling_sigmas(num_steps), states[:-1]
+    denoiser = Denoiser(networks.unet, schedule, networks.unet.conv_in.weight.dtype)
+    denoise = ClassifierFreeGuidance(denoiser, states[-1:], guidance)
+    x = start_latents(noise, sigmas[0])
+    for step in find_sampler("ddim").function(lambda x, s: denoise(x, s, cond), x, sigmas, lambda k: noise):
+        x = step.x
+    return x
 
 
 def with_trigger(trigger: str, caption: str) -> str:

@@ -18,6 +18,7 @@ from toile.training.draws import generator
 from toile.training.latents import load_latents
 from toile.training.lora_targets import target_layers
 from toile.training.pictures import PictureSet
+from toile.training.prior_preservation import PriorPreservation, prior_latents
 from toile.training.recipes import FineTuneRecipe, LoRARecipe
 from toile.weights.lora_file import write_lora
 
@@ -38,7 +39,7 @@ class LoRATask:
         layers = target_layers(model, recipe.lora)
         config = recipe.lora
         self.changes = LearningChanges(layers, config.rank, config.scaled_alpha, draws, magnitude=config.dora)
-        self.objective = objective_of(model, pictures, recipe, self.changes)
+        self.objective = objective_of(model, pictures, recipe, self.identity["base"], self.changes)
 
     def export(self, folder: Path) -> None:
         loop, config = self.recipe.loop, self.recipe.lora
@@ -71,7 +72,7 @@ class FineTuneTask:
         self.model.text_encoder.requires_grad_(recipe.objective.train_text_encoder)
         for network in (self.model.unet, self.model.text_encoder):
             pack_for_gradients(network)
-        self.objective = objective_of(self.model, pictures, recipe)
+        self.objective = objective_of(self.model, pictures, recipe, self.identity["base"])
 
     def export(self, folder: Path) -> None:
         self.model.save(folder)
@@ -81,10 +82,11 @@ def objective_of(
     model: LatentDiffusion,
     pictures: PictureSet,
     recipe: LoRARecipe | FineTuneRecipe,
+    base: str,
     trained: nn.Module | None = None,
-) -> DenoisingObjective:
-    """The objective over a model's networks; `trained` as it takes it."""
-    return DenoisingObjective(
+) -> DenoisingObjective | PriorPreservation:
+    """The objective over a model's networks; `trained` as it takes it, `base` the model's hash."""
+    objective = DenoisingObjective(
         TextConditionedUNet(model.unet, model.text_encoder),
         model.vae,
         model.tokenizer,
@@ -95,3 +97,6 @@ def objective_of(
         recipe.seed,
         trained=trained,
     )
+    if recipe.prior is None:
+        return objective
+    return PriorPreservation(objective, prior_latents(objective, recipe.prior, base), recipe.prior)

@@ -21,6 +21,7 @@ from toile.training.denoising_objective import DenoisingObjectiveConfig
 from toile.training.loop import LoopConfig
 from toile.training.lora_targets import LoRAConfig
 from toile.training.pictures import DataConfig
+from toile.training.prior_preservation import PriorConfig
 from toile.training.vae_objective import VAEObjectiveConfig
 
 
@@ -118,6 +119,7 @@ class LoRARecipe:
     Attributes:
         base: the model: the name of the bundled one, a folder or a file.
         lora: which layers learn, and how much.
+        prior: a class that the model is to keep as it draws it now (DreamBooth).
     """
 
     task: str
@@ -126,6 +128,7 @@ class LoRARecipe:
     loop: LoopConfig
     lora: LoRAConfig = LoRAConfig()
     objective: DenoisingObjectiveConfig = DenoisingObjectiveConfig()
+    prior: PriorConfig | None = None
     seed: int = 0
 
     @property
@@ -141,6 +144,7 @@ class FineTuneRecipe:
 
     Attributes:
         base: the model: the name of the bundled one, a folder or a file.
+        prior: a class that the model is to keep as it draws it now (DreamBooth).
     """
 
     task: str
@@ -148,6 +152,7 @@ class FineTuneRecipe:
     data: DataConfig
     loop: LoopConfig
     objective: DenoisingObjectiveConfig = DenoisingObjectiveConfig()
+    prior: PriorConfig | None = None
     seed: int = 0
 
     @property
