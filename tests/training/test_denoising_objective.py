@@ -173,6 +173,8 @@ def test_thirds_of_the_noise_range_are_reported_where_there_are_any(
     third = batch.timesteps * 3 // 1000
     counts = torch.stack([(third == k).sum() for k in range(3)])
     assert list(loss.parts) == ["low", "middle", "high"] and bool((counts > 0).all())
+    assert loss.each is not None
+    torch.testing.assert_close(loss.each.mean(), loss.total.detach())
     weighted = sum(part * count for part, count in zip(loss.parts.values(), counts, strict=True)) / 40
     torch.testing.assert_close(torch.as_tensor(weighted), loss.total.detach())
     [single] = objective.loss(objective.batch(range(1)), 0).parts.values()

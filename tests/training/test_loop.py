@@ -14,7 +14,16 @@ from torch import Tensor
 
 from toile.errors import ToileError, WorkFailedError
 from toile.training.loop import LoopConfig, train
-from toile.training.records import EndRecord, Record, SampleRecord, SavedRecord, StepRecord, ValidationRecord
+from toile.training.objective import Loss
+from toile.training.records import (
+    PLUS_MINUS,
+    EndRecord,
+    Record,
+    SampleRecord,
+    SavedRecord,
+    StepRecord,
+    ValidationRecord,
+)
 from toile.weights.snapshot import Snapshot, load_latest
 
 CONFIG = LoopConfig(
@@ -153,6 +162,29 @@ def test_an_existing_run_is_not_overwritten(toy: Any, tmp_path: Path) -> None:
 def test_nothing_to_resume(toy: Any, tmp_path: Path) -> None:
     with pytest.raises(ToileError, match="nothing to resume"):
         next(train(toy(), CONFIG, tmp_path, IDENTITY, resume=True))
+
+
+def test_held_out_losses_have_an_interval_where_examples_tell_theirs(toy: Any, tmp_path: Path) -> None:
+    class Telling(toy):  # type: ignore[misc]
+        def loss(self, batch: Any, step: int) -> Loss:
+            errors = (self.module(batch.x) - batch.target).square().mean(dim=(1, 2, 3))
+            return Loss(errors.mean(), {}, errors.detach())
+
+    objective = Telling()
+    [last] = [
+        r
+        for r in train(objective, replace(CONFIG, steps=1, ema_widths=()), tmp_path, {})
+        if isinstance(r, ValidationRecord)
+    ]
+    [batch] = objective.validation_batches()
+    with torch.no_grad():
+        each = objective.loss(batch, 0).each
+    assert each is not None and len(each) == 4
+    assert last.losses["live"][PLUS_MINUS] == pytest.approx(1.96 * float(each.std()) / 2, rel=1e-5)
+    plain = [
+        r for r in train(toy(), replace(CONFIG, steps=1), tmp_path / "plain", {}) if isinstance(r, ValidationRecord)
+    ]
+    assert PLUS_MINUS not in plain[0].losses["live"]
 
 
 def test_a_second_trainer_is_refused(toy: Any, tmp_path: Path) -> None:

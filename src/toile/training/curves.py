@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from toile.training.records import PLUS_MINUS
+
 
 def draw_curves(lines: Sequence[dict[str, Any]], path: Path) -> None:
     """Draws loss, held-out losses and learning rate against the step.
@@ -34,7 +36,11 @@ def draw_curves(lines: Sequence[dict[str, Any]], path: Path) -> None:
         bottom.plot(x, [line["learning_rate"] for line in steps], color="0.3")
     for who in validations[0]["losses"] if validations else ():
         x = np.array([line["step"] for line in validations])
-        top.plot(x, [line["losses"][who]["loss"] for line in validations], marker=".", label=f"held out, {who}")
+        y = np.array([line["losses"][who]["loss"] for line in validations])
+        top.plot(x, y, marker=".", label=f"held out, {who}")
+        wide = np.array([line["losses"][who].get(PLUS_MINUS, 0.0) for line in validations])
+        if wide.any():
+            top.fill_between(x, y - wide, y + wide, alpha=0.1)
     top.set_ylabel("loss")
     top.set_yscale("log")
     if steps or validations:

@@ -179,7 +179,8 @@ class DenoisingObjective:
         with nullcontext() if self._is_single else torch.autocast("cpu", enabled=False):
             prediction = network(x_in, batch.timesteps, batch.token_ids)
         errors = self._errors(prediction.float(), target).mean(dim=(1, 2, 3)) * self._weights(batch.timesteps)
-        return Loss(errors.mean(), {} if self.module.training else self._thirds(errors.detach(), batch.timesteps))
+        parts = {} if self.module.training else self._thirds(errors.detach(), batch.timesteps)
+        return Loss(errors.mean(), parts, errors.detach())
 
     def _errors(self, prediction: Tensor, target: Tensor) -> Tensor:
         squares = F.mse_loss(prediction, target, reduction="none")

@@ -15,13 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from toile.errors import ToileError, WorkFailedError
 from toile.training.ema import PowerEMA
 from toile.training.objective import Batch, Objective
 from toile.training.processes import Processes
-from toile.training.records import EndRecord, Record, SampleRecord, SavedRecord, StepRecord, ValidationRecord
+from toile.training.records import (
+    PLUS_MINUS,
+    EndRecord,
+    Record,
+    SampleRecord,
+    SavedRecord,
+    StepRecord,
+    ValidationRecord,
+)
+from toile.training.state import TrainingState, build_state
 from toile.weights.snapshot import RunLock, load_latest, save_snapshot
 
 _MAX_BAD_STEPS_IN_A_ROW = 3
@@ -101,52 +110,6 @@ class LoopConfig:
         return self.learning_rate * warm * cool
 
 
-@dataclass
-class TrainingState:
-    """All that changes from step to step."""
-
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
-    averages: list[PowerEMA]
-    step: int = 0
-    skipped_steps: int = 0
-    bad_steps_in_a_row: int = 0
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the state under a unique name."""
-        named = {f"module.{name}": value.detach() for name, value in self.module.state_dict().items()}
-        for index, average in enumerate(self.averages):
-            named |= {f"ema{index}.{name}": value for name, value in average.averages.items()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            named |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
-        return named
-
-    def load(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Restores what `tensors()` gave and the counters."""
-        self.module.load_state_dict(_below("module.", tensors))
-        for index, average in enumerate(self.averages):
-            average.load(_below(f"ema{index}.", tensors))
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in _below("optimizer.", tensors).items():
-            number, slot = name.split(".", 1)
-            slots.setdefault(int(number), {})[slot] = _laid_out_like(trained[int(number)], value)
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
-        self.step, self.skipped_steps = facts["step"], facts["skipped_steps"]
-        self.bad_steps_in_a_row = facts["bad_steps_in_a_row"]
-
-
-def build_state(module: nn.Module, config: LoopConfig) -> TrainingState:
-    """Optimiser and averages for a module, at step 0."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
-    return TrainingState(module, optimizer, [PowerEMA(module, width) for width in config.ema_widths])
-
-
 def train(
     objective: Objective[Batch],
     config: LoopConfig,
@@ -181,7 +144,9 @@ def train(
     is_first = processes.is_first
     config.parts_of(processes)
     with RunLock(directory) if is_first else nullcontext():
-        state = build_state(objective.module, config)
+        state = build_state(
+            objective.module, config.learning_rate, config.betas, config.weight_decay, config.ema_widths
+        )
         yield from _restore(state, directory, identity, resume, accept_changes)
         reason = "done"
         try:
@@ -310,12 +275,17 @@ def _lowest(losses: Mapping[str, Mapping[str, float]]) -> str:
 
 def _held_out_losses(objective: Objective[Batch], config: LoopConfig, state: TrainingState) -> dict[str, float]:
     values: dict[str, list[float]] = {}
+    each: list[float] = []
     for batch in objective.validation_batches():
         with autocast(config.precision):
             loss = objective.loss(batch, state.step)
         for name, value in {"loss": loss.total, **loss.parts}.items():
             values.setdefault(name, []).append(float(value))
-    return {name: sum(of_batches) / len(of_batches) for name, of_batches in values.items()}
+        each += [] if loss.each is None else loss.each.tolist()
+    means = {name: sum(of_batches) / len(of_batches) for name, of_batches in values.items()}
+    if len(each) > 1:
+        means[PLUS_MINUS] = 1.96 * float(torch.tensor(each, dtype=torch.float64).std()) / math.sqrt(len(each))
+    return means
 
 
 @torch.no_grad()
@@ -371,14 +341,3 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
         elif a != b:
             changed.append(f"{prefix}{key}")
     return changed
-
-
-def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
-    # The fused optimiser walks weights and moments in the order of memory: channels_last weights need such moments.
-    if value.shape != parameter.shape:
-        return value.clone()
-    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -13,10 +13,17 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class Loss:
-    """A scalar to descend, and its named parts for the log (already detached, in their own units)."""
+    """A scalar to descend.
+
+    Attributes:
+        total: the scalar.
+        parts: named parts of it for the log, detached, in their own units.
+        each: (B,) the losses of the examples, detached, where the total is their mean; they tell how certain it is.
+    """
 
     total: Tensor
     parts: Mapping[str, Tensor]
+    each: Tensor | None = None
 
 
 class Objective(Protocol[Batch]):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+PLUS_MINUS = "plus_minus"
+
 
 @dataclass(frozen=True)
 class DataRecord:
@@ -32,7 +34,12 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class ValidationRecord:
-    """Held-out losses by weights: "live" and one "ema WIDTH" each."""
+    """Held-out losses by weights: "live" and one "ema WIDTH" each.
+
+    Where the objective tells the losses of single examples, `PLUS_MINUS` is half the width of the mean's 95 % interval:
+    how far it may be from that of all held-out pictures. Between steps of one run the same pictures, noise and
+    timesteps are compared, so differences are much more certain than that.
+    """
 
     step: int
     losses: Mapping[str, Mapping[str, float]]

@@ -12,6 +12,7 @@ from toile.data.images import contact_sheet, pixels_from_images
 from toile.errors import ToileError
 from toile.training.curves import draw_curves
 from toile.training.records import (
+    PLUS_MINUS,
     DataRecord,
     EndRecord,
     PlanRecord,
@@ -107,13 +108,16 @@ def describe(record: Record) -> str:
         skipped = " SKIPPED (not finite)" if record.skipped else ""
         return f"step {record.step} loss {record.loss:.4f} {parts} {record.examples_per_second:.0f}/s{skipped}"
     if isinstance(record, ValidationRecord):
-        losses = ", ".join(
-            f"{who}: " + " ".join(f"{name} {value:.4f}" for name, value in parts.items())
+        return f"step {record.step} held out: " + ", ".join(
+            f"{who}: " + " ".join(_worded(name, value) for name, value in parts.items())
             for who, parts in record.losses.items()
         )
-        return f"step {record.step} held out: {losses}"
     if isinstance(record, SavedRecord):
         return "; ".join([f"step {record.step} saved {record.path}", *record.warnings])
     if isinstance(record, EndRecord):
         return f"step {record.step} ended: {record.reason}"
     return f"step {record.step} samples drawn"
+
+
+def _worded(name: str, value: float) -> str:
+    return f"(loss ± {value:.4f})" if name == PLUS_MINUS else f"{name} {value:.4f}"
