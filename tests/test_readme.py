@@ -20,6 +20,7 @@ from toile.latent_diffusion import LatentDiffusion
 from toile.lora import lora_targets
 from toile.nn.lora import LowRank
 from toile.training.recipes import load_recipe
+from toile.training.sweep_recipe import is_sweep, load_sweep
 from toile.weights.lora_file import write_lora
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +78,8 @@ def test_every_written_command_is_understood(app: App, file: str, arguments: lis
     command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     if command.__name__ == "train":
         load_recipe(ROOT / bound.arguments["recipe"], bound.arguments.get("overrides", ()))
+    elif command.__name__ == "sweep":
+        load_sweep(ROOT / bound.arguments["recipe"])
 
 
 def test_readme_shows_every_command(app: App) -> None:
@@ -88,7 +91,7 @@ def test_readme_commands_run_in_order(tiny_folder: Path, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("white t-shirt\nred dress\n", encoding="utf-8")
     write_a_lora(Path("runs/monet/model/lora.safetensors"), tiny_folder)
-    commands = [arguments for arguments in toile_commands(README) if arguments[0] != "train"]
+    commands = [arguments for arguments in toile_commands(README) if arguments[0] not in ("train", "sweep")]
     for verb, *rest in commands:
         if verb in ("generate", "weigh", "blend", "grid", "lora"):
             rest += ["--device", "cpu", "--model", str(tiny_folder)]
@@ -163,12 +166,14 @@ def test_contributing_names_every_part_of_the_package() -> None:
         assert f"`{path.name}{'/' if path.is_dir() else ''}`" in layers, path.name
 
 
-def test_readme_trains_with_every_recipe_and_recipes_say_their_command() -> None:
-    trained = {arguments[1] for arguments in toile_commands(README) if arguments[0] == "train"}
-    assert trained == {name_of(path) for path in RECIPES}
+def test_readme_follows_every_recipe_and_recipes_say_their_command() -> None:
+    verbs = {name_of(path): "sweep" if is_sweep(path) else "train" for path in RECIPES}
+    shown = [arguments[:2] for arguments in toile_commands(README) if arguments[0] in ("train", "sweep")]
+    assert {path: verb for verb, path in shown} == verbs
+    assert all(verbs[path] == verb for verb, path in shown)
     for path in RECIPES:
         commands = toile_commands(path.read_text(encoding="utf-8"))
-        assert commands and commands[0][:2] == ["train", name_of(path)], path
+        assert commands and commands[0][:2] == [verbs[name_of(path)], name_of(path)], path
 
 
 def test_versions_agree() -> None:

@@ -19,6 +19,7 @@ from toile.cli.lora import lora
 from toile.cli.models import models
 from toile.cli.replay import replay
 from toile.cli.runs import runs
+from toile.cli.sweep import sweep
 from toile.cli.train import train
 from toile.cli.weigh import weigh
 from toile.errors import ToileError, WorkFailedError
@@ -26,7 +27,7 @@ from toile.errors import ToileError, WorkFailedError
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 # Their help is their docstrings, so they are imported here; what is heavy they import when they run.
-_COMMANDS = (generate, weigh, edit, blend, grid, replay, describe, convert, models, data, lora, train, runs)
+_COMMANDS = (generate, weigh, edit, blend, grid, replay, describe, convert, models, data, lora, train, runs, sweep)
 
 
 def build_app() -> App:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +31,10 @@ def runs(*folder: Path, json_output: Annotated[bool, Parameter(name="--json")] =
 
     if len(folder) > 1:
         comparison = compare_runs(folder)
-        print(json.dumps(asdict(comparison), indent=2)) if json_output else _print_comparison(comparison)
+        if json_output:
+            print(json.dumps(asdict(comparison), indent=2))
+        else:
+            _print_comparison(comparison)
         return 0
     where = folder[0] if folder else Path("runs")
     found = summarize_runs(where)
@@ -46,9 +50,9 @@ def runs(*folder: Path, json_output: Annotated[bool, Parameter(name="--json")] =
 def _print(table: Table) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False)
     # A pipe has no width of its own: lines are never broken there, so that they can be searched.
-    console.print(table, width=None if console.is_terminal else 1000, soft_wrap=not console.is_terminal)
+    width = None if sys.stdout.isatty() else 1000
+    Console(highlight=False, markup=False, width=width).print(table)
 
 
 def _table(found: Sequence[RunSummary]) -> Table:
@@ -65,16 +69,20 @@ def _table(found: Sequence[RunSummary]) -> Table:
         steps = f"{run.steps_done:,}" + ("" if run.steps_asked is None else f" of {run.steps_asked:,}")
         speed = "" if run.examples_per_second is None else f"{run.examples_per_second:.3g}"
         state = f"{run.state}: {run.note}" if run.note else run.state
-        numbers = (steps, _loss(run.last), _loss(run.best), speed, f"{run.skipped_steps:,}")
+        numbers = (steps, _loss(run.last, ""), _loss(run.best, ", step"), speed, f"{run.skipped_steps:,}")
         if run.task is None:
             numbers = ("",) * 5
-        # Text, because what stands in square brackets in a name is no markup.
-        table.add_row(*map(Text, (_shown(run.name), run.task or "", _shown(state, 200), *numbers, run.when or "")))
+        table.add_row(
+            *map(Text, (_shown(run.name), run.task or "", _shown(state, 200), *numbers, (run.when or "")[:16]))
+        )
     return table
 
 
-def _loss(held_out: HeldOutLoss | None) -> str:
-    return "" if held_out is None else f"{held_out.loss:.4f} ({held_out.weights}, step {held_out.step:,})"
+def _loss(held_out: HeldOutLoss | None, step: str) -> str:
+    """The loss and whose it is; with a word for it, the step too."""
+    if held_out is None:
+        return ""
+    return f"{held_out.loss:.4f} ({held_out.weights}{f'{step} {held_out.step:,}' if step else ''})"
 
 
 def _print_comparison(comparison: RunComparison) -> None:

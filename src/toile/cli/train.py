@@ -58,7 +58,7 @@ def train(
 
     folder = out or Path("runs") / recipe.stem
     stop = StopRequest()
-    with _listening(stop):
+    with listening(stop):
         reason = _follow(load_recipe(recipe, overrides), folder, resume, accept_changes, minutes, stop)
     if not is_first_process():
         return stop.exit_code
@@ -114,7 +114,7 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def _listening(stop: StopRequest) -> Iterator[None]:
+def listening(stop: StopRequest) -> Iterator[None]:
     """Turns the first signal into a request; the second one acts as it always does."""
 
     def remember(number: int, frame: FrameType | None) -> None:

@@ -157,6 +157,9 @@ def _why_no_run(folder: Path) -> str:
         return "no such folder"
     if (folder / "sweep.json").is_file():
         return f"a sweep; its runs are in {folder / 'trials'}"
+    inside = sum(map(is_run, folder.iterdir()))
+    if inside:
+        return f"runs in it: {inside}, see toile runs {folder}"
     return "it has no recipe and no log" if any(folder.iterdir()) else "it is empty"
 
 
