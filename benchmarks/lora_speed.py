@@ -169,7 +169,7 @@ def read_examples(folder: Path) -> Iterator[tuple[torch.Tensor, str]]:
     """Pictures (1, 3, H, W) in [-1, 1] and captions, again and again."""
     while True:
         for path in sorted(folder.glob("*.png")):
-            pixels = torch.from_numpy(np.asarray(Image.open(path))).permute(2, 0, 1)[None]
+            pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None]
             yield pixels.float() / 127.5 - 1, path.with_suffix(".txt").read_text(encoding="utf-8")
 
 
