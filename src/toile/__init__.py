@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from toile.generation_settings import GenerationSettings
     from toile.latent_diffusion import LatentDiffusion, load
     from toile.picture_recipe import PictureRecipe, read_recipe, write_png
+    from toile.text.lora_tags import LoRAUse
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ _HOMES = {
     "GenerateRequest": "toile.generation.request",
     "GenerationSettings": "toile.generation_settings",
     "LatentDiffusion": "toile.latent_diffusion",
+    "LoRAUse": "toile.text.lora_tags",
     "load": "toile.latent_diffusion",
     "PictureRecipe": "toile.picture_recipe",
     "read_recipe": "toile.picture_recipe",
@@ -46,6 +48,7 @@ __all__ = [
     "GenerateStep",
     "GenerationSettings",
     "LatentDiffusion",
+    "LoRAUse",
     "Picture",
     "PictureRecipe",
     "ToileError",

@@ -110,6 +110,7 @@ def test_sigterm_saves_and_says_how_to_go_on() -> None:
     assert steps_in(log) == list(range(1, 13)) and stopped_at < 12  # no step was done twice
 
 
+@pytest.mark.slow
 def test_the_table_names_the_best_and_json_is_the_report(capsys: Output) -> None:
     Path("sweep.toml").write_text(SWEEP.replace("[1, 2]", "[2]").replace("[0, 1]", "[0, 1, 2]"), encoding="utf-8")
     assert run(["sweep", "sweep.toml"]) == 0

@@ -49,6 +49,7 @@ def levels_apart(one: Picture, other: Picture) -> int:
     return int(np.abs(one.pixels.astype(int) - other.pixels.astype(int)).max())
 
 
+@pytest.mark.slow
 def test_where_the_whole_does_not_fit_bands_are_used_and_replayed(
     tiny_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -123,6 +123,7 @@ def peak_bytes_per_pixel(what: str, how: str, height: int, width: int) -> float:
     return float(subprocess.run(arguments, env=environment, check=True, capture_output=True, text=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from Linux")
 @pytest.mark.parametrize(("what", "num_values"), [("decode", 3 + 32 // 4 + 2 * 16), ("encode", 3 + 2 * 16)])
 def test_memory_holds_two_maps_of_the_finest_level_and_what_they_are_made_of(what: str, num_values: int) -> None:

@@ -63,6 +63,7 @@ def their_latents(pipeline: StableDiffusionPipeline, model: LatentDiffusion) -> 
     ).images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "targets",
     [

@@ -73,6 +73,7 @@ def losses(out: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines if line["kind"] == "step"}
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tiny_folder: Path, picture_folder: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, tiny_folder, picture_folder, 20)
     train(recipe, tmp_path / "one", 1)
@@ -86,6 +87,7 @@ def test_two_processes_equal_one(tiny_folder: Path, picture_folder: Path, tmp_pa
         torch.testing.assert_close(others[name].float(), value.float(), rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_that_is_told_to_stop_stops_all_and_the_run_goes_on(
     tiny_folder: Path, picture_folder: Path, tmp_path: Path
 ) -> None:

@@ -18,6 +18,8 @@ from toile.training.sweep_ranking import DONE, FAILED, STOPPED_EARLY, UNFINISHED
 from toile.training.sweep_recipe import SweepRecipe, grid_settings, is_sweep, load_sweep
 from toile.training.sweep_study import SweepStudy
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 task = "lora"
 base = "{base}"

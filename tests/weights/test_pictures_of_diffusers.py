@@ -54,6 +54,7 @@ def their_latents(pipeline: StableDiffusionPipeline, request: GenerateRequest) -
     ).images
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_diffusers_makes_our_latents_from_our_single_file_and_folder(tmp_path: Path, their_folder: Path) -> None:
     file, folder = tmp_path / "x.safetensors", tmp_path / "back"

@@ -169,6 +169,7 @@ def _kill_after(directory: Path, first_step: int, seconds: float, while_writing:
         return int.from_bytes(reports.read()[-8:], "little")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_twenty_kills_while_saving_never_cost_a_complete_state(tmp_path: Path) -> None:
     chance = random.Random(0)
