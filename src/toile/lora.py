@@ -17,6 +17,7 @@ from torch import nn
 
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
+from toile.nn.layers import AdaptableLayer
 from toile.nn.lora import Adaptation, LowRank, adaptable_layers, find_layer, sum_of_differences
 from toile.weights.files import file_sha256
 from toile.weights.lora_file import read_lora
@@ -94,8 +95,13 @@ def content_hash(path: Path) -> str:
 
 def lora_targets(model: LatentDiffusion) -> dict[str, tuple[int, ...]]:
     """The shapes of the weights of all layers that can be changed, by their paths with the network in front."""
+    return {path: tuple(layer.weight.shape) for path, layer in layers_of(model).items()}
+
+
+def layers_of(model: LatentDiffusion) -> dict[str, AdaptableLayer]:
+    """All layers that can be changed, by their paths with the network in front."""
     return {
-        f"{component}.{path}": tuple(layer.weight.shape)
+        f"{component}.{path}": layer
         for component, network in adapted_networks(model).items()
         for path, layer in adaptable_layers(network).items()
     }

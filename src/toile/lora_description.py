@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from toile.latent_diffusion import LatentDiffusion
-from toile.lora import ADAPTED, adapted_networks, find_lora, lora_targets
-from toile.nn.lora import adaptable_layers
+from toile.lora import ADAPTED, find_lora, layers_of, lora_targets
 from toile.weights.lora_file import read_lora
 
 
@@ -71,19 +70,15 @@ def describe_lora(source: str, model: LatentDiffusion) -> LoRADescription:
     """
     path = find_lora(source)
     read = read_lora(path, lora_targets(model), strict=False)
-    weights = {
-        f"{component}.{name}": layer
-        for component, network in adapted_networks(model).items()
-        for name, layer in adaptable_layers(network).items()
-    }
+    all_layers = layers_of(model)
     layers = []
     for name, change in read.changes.items():
-        weights[name].restore()
-        weight = weights[name].weight.float()
+        all_layers[name].restore()
+        weight = all_layers[name].weight.float()
         relative = float(change.difference(weight).norm() / weight.norm())
         layers.append(LayerChange(name, change.rank, change.alpha, change.magnitude is not None, relative))
     untouched = {
-        component: sum(name.startswith(f"{component}.") and name not in read.changes for name in weights)
+        component: sum(name.startswith(f"{component}.") and name not in read.changes for name in all_layers)
         for component in ADAPTED
     }
     return LoRADescription(str(path), read.dialect, read.header, tuple(layers), read.unmatched, untouched)

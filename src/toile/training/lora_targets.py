@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
-from toile.lora import adapted_networks
+from toile.lora import layers_of
 from toile.nn.layers import AdaptableLayer
-from toile.nn.lora import adaptable_layers
 
 # Groups of layers, by what their paths contain.
 TARGETS: Mapping[str, re.Pattern[str]] = {
@@ -66,11 +65,7 @@ def target_layers(model: LatentDiffusion, config: LoRAConfig) -> dict[str, Adapt
     Raises:
         ToileError: a group has no layer in this model.
     """
-    layers = {
-        f"{component}.{path}": layer
-        for component, network in adapted_networks(model).items()
-        for path, layer in adaptable_layers(network).items()
-    }
+    layers = layers_of(model)
     chosen: dict[str, AdaptableLayer] = {}
     for group in config.targets:
         found = {path: layer for path, layer in layers.items() if TARGETS[group].search(path)}
