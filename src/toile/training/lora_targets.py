@@ -53,11 +53,6 @@ class LoRAConfig:
         """alpha, the rank if it was left out."""
         return float(self.rank) if self.alpha is None else self.alpha
 
-    @property
-    def trains_text(self) -> bool:
-        """Whether layers of the text encoder learn."""
-        return any(name.startswith("text_") for name in self.targets)
-
 
 def target_layers(model: LatentDiffusion, config: LoRAConfig) -> dict[str, AdaptableLayer]:
     """The layers of a model that learn, by their paths with the network in front.

@@ -37,11 +37,6 @@ class VAERecipe:
     seed: int = 0
     start: Path | None = None
 
-    @property
-    def compiles(self) -> bool:
-        """Whether the networks are compiled."""
-        return self.objective.compile
-
 
 @dataclasses.dataclass(frozen=True)
 class CLIPRecipe:
@@ -58,11 +53,6 @@ class CLIPRecipe:
     loop: LoopConfig
     vocab_size: int = 4096
     seed: int = 0
-
-    @property
-    def compiles(self) -> bool:
-        """Whether the networks are compiled."""
-        return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +79,6 @@ class DenoisingRecipe:
     seed: int = 0
     start: Path | None = None
 
-    @property
-    def compiles(self) -> bool:
-        """Whether the networks are compiled."""
-        return self.objective.compile
-
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierRecipe:
@@ -105,11 +90,6 @@ class ClassifierRecipe:
     loop: LoopConfig
     objective: ClassifierObjectiveConfig = ClassifierObjectiveConfig()
     seed: int = 0
-
-    @property
-    def compiles(self) -> bool:
-        """Whether the networks are compiled."""
-        return self.objective.compile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +111,6 @@ class LoRARecipe:
     prior: PriorConfig | None = None
     seed: int = 0
 
-    @property
-    def compiles(self) -> bool:
-        """Whether the networks are compiled."""
-        return self.objective.compile
-
 
 @dataclasses.dataclass(frozen=True)
 class FineTuneRecipe:
@@ -155,11 +130,6 @@ class FineTuneRecipe:
     prior: PriorConfig | None = None
     seed: int = 0
 
-    @property
-    def compiles(self) -> bool:
-        """Whether the networks are compiled."""
-        return self.objective.compile
-
 
 Recipe = VAERecipe | CLIPRecipe | DenoisingRecipe | ClassifierRecipe | LoRARecipe | FineTuneRecipe
 RECIPES: Mapping[str, type[Recipe]] = {
@@ -170,6 +140,11 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "lora": LoRARecipe,
     "fine_tune": FineTuneRecipe,
 }
+
+
+def compiles(recipe: Recipe) -> bool:
+    """Whether the networks of a run are compiled; those of CLIP never are."""
+    return not isinstance(recipe, CLIPRecipe) and recipe.objective.compile
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -36,6 +36,7 @@ from toile.training.recipes import (
     LoRARecipe,
     Recipe,
     VAERecipe,
+    compiles,
     recipe_facts,
 )
 from toile.training.records import DataRecord, Record
@@ -94,7 +95,7 @@ def run_recipe(
     identity = {**facts, "pictures": pictures.identity, **task.identity}
     yield DataRecord(0, pictures.summary)
     config = recipe.loop if not resume else resumed_config(recipe.loop, directory)
-    plan = plan_run(task.objective, config, directory, processes, compiles=recipe.compiles)
+    plan = plan_run(task.objective, config, directory, processes, compiles=compiles(recipe))
     config = replace(config, micro_batch_size=plan.micro_batch_size)
     yield plan
     folder: RunFolder | None = None
