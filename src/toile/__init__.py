@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toile.embeddings import with_embeddings
     from toile.errors import ToileError
     from toile.generation.pictures import GenerateStep, Picture, generate, remake
     from toile.generation.request import GenerateRequest
@@ -40,6 +41,7 @@ _HOMES = {
     "load": "toile.latent_diffusion",
     "PictureRecipe": "toile.picture_recipe",
     "read_recipe": "toile.picture_recipe",
+    "with_embeddings": "toile.embeddings",
     "write_png": "toile.picture_recipe",
 }
 
@@ -57,6 +59,7 @@ __all__ = [
     "load",
     "read_recipe",
     "remake",
+    "with_embeddings",
     "write_png",
 ]
 

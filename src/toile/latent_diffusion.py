@@ -34,6 +34,7 @@ from toile.model_folder import (
     write_model_index,
 )
 from toile.models.clip import CLIPTextConfig, CLIPTextModel
+from toile.models.learned_words import with_words
 from toile.models.safety_checker import SafetyChecker, SafetyCheckerConfig
 from toile.models.unet import UNet, UNetConfig
 from toile.models.vae import VAE, VAEConfig
@@ -42,6 +43,7 @@ from toile.schema import build_config
 from toile.text.rows import PromptTokens, stack_prompts, tokenize_prompt
 from toile.text.tokenizer import Tokenizer
 from toile.text.word_weights import weigh_states, weigh_values
+from toile.weights.embedding_file import Embedding
 from toile.weights.files import read_json, write_json_atomically
 from toile.weights.folder import build_empty, fill_component, load_component, read_config, save_component, write_config
 from toile.weights.mapping import Placement
@@ -91,6 +93,7 @@ class LatentDiffusion:
         defaults: the settings that suit the model.
         origin: the folder, file or name it was loaded from; None for one put together in memory.
         notes: what a file did not say itself and was told from something else, a sentence each.
+        embeddings: files of learned words that the tokenizer and the text encoder know besides their own.
 
     Raises:
         ToileError: the parts do not fit together.
@@ -104,6 +107,7 @@ class LatentDiffusion:
     defaults: GenerationSettings
     origin: str | None = None
     notes: tuple[str, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
 
     def __post_init__(self) -> None:
         unet, vae, text = self.unet.config, self.vae.config, self.text_encoder.config
@@ -201,9 +205,40 @@ class LatentDiffusion:
     def in_float32(self) -> LatentDiffusion:
         """The same model in float32: read anew from its files, or converted if it has none."""
         if self.origin is not None:
-            return LatentDiffusion.load(self.origin, str(self.device), "float32", self.tokenizer)
+            tokenizer = self.tokenizer.with_words({})
+            single = LatentDiffusion.load(self.origin, str(self.device), "float32", tokenizer)
+            return single.with_embeddings(self.embeddings)
         vae, text_encoder, unet = copy.deepcopy((self.vae, self.text_encoder, self.unet))
         return replace(self, vae=vae.float(), text_encoder=text_encoder.float(), unet=unet.float())
+
+    def with_embeddings(self, embeddings: Sequence[Embedding]) -> LatentDiffusion:
+        """The same model, weights shared, whose prompts may hold these learned words instead of those it had.
+
+        Raises:
+            ToileError: two files have one word, or vectors are of another width than this text encoder's.
+        """
+        found = [(word, vectors, file) for file in embeddings for word, vectors in file.words.items()]
+        width = self.text_encoder.config.hidden_size
+        for word, vectors, file in found:
+            if vectors.shape[1] != width:
+                raise ToileError(
+                    f"{file.path}: {word!r} has vectors of {vectors.shape[1]} numbers, the text encoder of this model "
+                    f"reads {width}: it was learned for another family of models"
+                )
+        if len({word.casefold() for word, _, _ in found}) < len(found):
+            raise ToileError(f"two embeddings have one word: {', '.join(sorted(word for word, _, _ in found))}")
+        learned = torch.cat([vectors for _, vectors, _ in found]).to(self.device) if found else None
+        other = replace(
+            self,
+            tokenizer=self.tokenizer.with_words({word: len(vectors) for word, vectors, _ in found}),
+            text_encoder=with_words(self.text_encoder, learned),
+            embeddings=tuple(embeddings),
+        )
+        # What was read from the model's files once is not read again.
+        other.__dict__.update(
+            {name: self.__dict__[name] for name in ("facts", "safety_checker") if name in self.__dict__}
+        )
+        return other
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(C, h, w) of the latents of a picture.

@@ -1,13 +1,12 @@
 """LoRAs for a model: found by name or path, read, and in force while something is made.
 
-Names are those of files or PEFT folders in one folder, see `loras_folder`.
+Names are those of files or PEFT folders in one folder, see `LORAS`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from toile.add_ons import AddOns
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
 from toile.nn.layers import AdaptableLayer
@@ -22,9 +22,8 @@ from toile.nn.lora import Adaptation, LowRank, adaptable_layers, find_layer, sum
 from toile.weights.files import file_sha256
 from toile.weights.lora_file import read_lora
 
-FOLDER_VARIABLE = "TOILE_LORAS"
+LORAS = AddOns("LoRA", "TOILE_LORAS", "loras", folder_marker="adapter_config.json")
 ADAPTED = ("unet", "text_encoder")
-_SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,30 +43,16 @@ class LoRA:
     changes: Mapping[str, LowRank]
 
 
-def loras_folder() -> Path:
-    """Where LoRAs are looked for by name: TOILE_LORAS, else `toile/loras` in the user's data folder."""
-    if named := os.environ.get(FOLDER_VARIABLE):
-        return Path(named)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "toile" / "loras"
-
-
 def find_lora(source: str) -> Path:
     """The file or folder of a LoRA.
 
     Args:
-        source: a name in `loras_folder`, or a path.
+        source: a name in the folder of LoRAs, or a path.
 
     Raises:
         ToileError: there is none.
     """
-    folder = loras_folder()
-    named = [folder / f"{source}{suffix}" for suffix in ("", *_SUFFIXES)]
-    for path in (*(named if Path(source).name == source else []), Path(source)):
-        if path.is_file() or (path / "adapter_config.json").is_file():
-            return path
-    known = sorted(path.stem for path in folder.glob("*") if path.suffix in _SUFFIXES or path.is_dir())
-    there = f"it holds {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}" if known else "it is empty"
-    raise ToileError(f"there is no LoRA {source!r}: give a path, or a name in {folder} ({FOLDER_VARIABLE}); {there}")
+    return LORAS.find(source)
 
 
 def load_lora(source: str, model: LatentDiffusion) -> LoRA:

@@ -78,6 +78,21 @@ class LoRAFacts:
 
 
 @dataclass(frozen=True)
+class EmbeddingFacts:
+    """A file of learned words that prompts could use.
+
+    Attributes:
+        name: of the file, without suffix.
+        path: where it was.
+        hash: SHA-256 of its content.
+    """
+
+    name: str
+    path: str
+    hash: str
+
+
+@dataclass(frozen=True)
 class Toward:
     """Another prompt and seed that a picture lies towards: its words and its noise are on the way to theirs.
 
@@ -112,6 +127,7 @@ class PictureRecipe:
         original: the prompt whose picture of the same seed led the layout, if one did.
         toward: what it lies towards, if anything.
         loras: all that acted on it, those that the prompt names too.
+        embeddings: files of learned words that were there to be used.
         batch_rows, batch_row: how many pictures passed the networks together, and which of them this was (from 0). It
             does not change the noise, but kernels may round differently for another number of rows.
         noise: where the random numbers come from.
@@ -127,6 +143,7 @@ class PictureRecipe:
     original: str | None = None
     toward: Toward | None = None
     loras: tuple[LoRAFacts, ...] = ()
+    embeddings: tuple[EmbeddingFacts, ...] = ()
     batch_rows: int = 1
     batch_row: int = 0
     noise: str = NOISE
@@ -163,6 +180,9 @@ class PictureRecipe:
         if self.loras:
             hashes = ", ".join(f"{lora.name}: {lora.hash[:12]}" for lora in self.loras)
             entries["Lora hashes"] = f'"{hashes}"'
+        if self.embeddings:
+            hashes = ", ".join(f"{file.name}: {file.hash[:12]}" for file in self.embeddings)
+            entries["TI hashes"] = f'"{hashes}"'
         entries["Version"] = f"toile {self.machine.toile}"
         lines = [_one_line(self.prompt + self._unnamed_tags())]
         if settings.negative:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from toile.cli.main import run
 from toile.latent_diffusion import LatentDiffusion
-from toile.lora import FOLDER_VARIABLE, lora_targets
+from toile.lora import LORAS, lora_targets
 from toile.nn.lora import LowRank
 from toile.weights.files import load_tensors, read_metadata, save_tensors
 from toile.weights.lora_file import write_lora
@@ -26,7 +26,7 @@ def lace(tmp_path: Path, tiny_model: LatentDiffusion, monkeypatch: pytest.Monkey
     loras, work = tmp_path / "loras", tmp_path / "work"
     loras.mkdir()
     work.mkdir()
-    monkeypatch.setenv(FOLDER_VARIABLE, str(loras))
+    monkeypatch.setenv(LORAS.variable, str(loras))
     monkeypatch.chdir(work)
     draws = torch.Generator().manual_seed(0)
     changes = {

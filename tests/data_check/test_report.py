@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import re
@@ -106,3 +107,33 @@ def test_the_report_may_not_lie_in_the_data(sick_folder: Path, tmp_path: Path) -
 def test_texts_from_anywhere_can_be_shown() -> None:
     assert printable("a\x1b[31m\udc80b\n") == "a\ufffd[31m\ufffdb\ufffd"
     assert printable("x" * 300, 10) == "xxxxxxx..."
+
+
+def test_the_page_says_what_each_picture_is_called_and_nothing_is_cut(
+    sick_folder: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    (sick_folder / "copy-of-1.txt").write_text("a green hat", encoding="utf-8")
+    (sick_folder / "twin.png").write_bytes((sick_folder / "palette.png").read_bytes())
+    (sick_folder / "twin.txt").write_text("a grey tie", encoding="utf-8")
+    diagnosis = report(sick_folder, tmp_path / "out", tiny_folder)
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert all(html.escape(finding.meaning) in page for finding in diagnosis.findings if finding.count)
+    cases = page[page.index("The same picture several times: 2") :].split("</div>")[:2]
+    # Of the same picture with two captions one is wrong: it comes first, whatever its name.
+    assert "their captions differ" in cases[0] and "their captions differ" not in cases[1]
+    figures = re.findall(r'<figure><img alt="([^"]*)".*?<span class="name">([^<]*)</span><br>([^<]*)<', cases[0])
+    assert sorted(figures) == [
+        ("a green hat", "copy-of-1.png", "a green hat"),
+        ("a red dress for women", "good-1.png", "a red dress for women"),
+    ]
+    missing = [finding.title for finding in diagnosis.findings if not finding.count]
+    assert html.escape("; ".join(missing)) in page
+
+
+def test_a_clean_data_set_is_said_to_be_clean(sick_folder: Path, tmp_path: Path, tiny_folder: Path) -> None:
+    for path in sick_folder.iterdir():
+        if not path.name.startswith("good"):
+            path.unlink()
+    report(sick_folder, tmp_path / "out", tiny_folder)
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "Nothing was found." in page and "<table" not in page and page.count("<h2") == 1

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 from toile.errors import ToileError
 from toile.evaluation.attributes import AttributeScore, score_attributes, wanted_labels, wilson_interval
-from toile.models.classifier import ATTRIBUTES, MISSING, AttributeLabels
+from toile.models.classifier import MISSING, AttributeLabels
 
 LABELS = AttributeLabels(("Shirts", "Jeans"), ("Red", "Blue"), ("Men", "Women"), ("Casual",))
 
@@ -76,6 +76,6 @@ def test_equal_pictures_have_ratio_one_without_doubt() -> None:
 
 
 def test_every_attribute_has_labels() -> None:
-    assert [LABELS.num_classes(attribute) for attribute in ATTRIBUTES] == [3, 2, 2, 1]
+    assert [LABELS.num_classes(attribute) for attribute in LABELS.attributes] == [3, 2, 2, 1]
     with pytest.raises(ToileError, match="gender has a label twice"):
         AttributeLabels(gender=("Men", "Men"))

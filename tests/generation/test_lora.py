@@ -14,7 +14,7 @@ from toile.generation.pictures import GenerateStep, Picture, generate
 from toile.generation.replay import replay
 from toile.generation.request import GenerateRequest
 from toile.latent_diffusion import LatentDiffusion
-from toile.lora import FOLDER_VARIABLE, load_lora, lora_targets, merge_loras
+from toile.lora import LORAS, load_lora, lora_targets, merge_loras
 from toile.nn.lora import LowRank
 from toile.text.lora_tags import LoRAUse
 from toile.weights.lora_file import write_lora
@@ -36,7 +36,7 @@ def write(tmp_path: Path, tiny_model: LatentDiffusion, monkeypatch: pytest.Monke
     """Writes a LoRA of large random changes into the folder of LoRAs."""
     folder = tmp_path / "loras"
     folder.mkdir()
-    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    monkeypatch.setenv(LORAS.variable, str(folder))
 
     def write(name: str, seed: int = 0, contains: str = "") -> Path:
         draws = torch.Generator().manual_seed(seed)

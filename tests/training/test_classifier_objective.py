@@ -11,7 +11,7 @@ from PIL import Image
 
 from toile.data.records import Record
 from toile.errors import ToileError
-from toile.models.classifier import ATTRIBUTES, MISSING, AttributeClassifierConfig, AttributeLabels
+from toile.models.classifier import MISSING, AttributeClassifierConfig, AttributeLabels
 from toile.training.classifier_objective import (
     ClassifierBatch,
     ClassifierObjective,
@@ -63,7 +63,7 @@ def test_overfits_one_batch(pictures: PictureSet) -> None:
         loss.total.backward()
         optimizer.step()
     assert float(loss.total.detach()) < 0.02 < 2.0 < first
-    assert {name: float(part) for name, part in loss.parts.items()} == dict.fromkeys(ATTRIBUTES, 1.0)
+    assert {name: float(part) for name, part in loss.parts.items()} == dict.fromkeys(objective.module.attributes, 1.0)
 
 
 def test_a_batch_is_a_function_of_its_numbers(pictures: PictureSet) -> None:
@@ -78,7 +78,7 @@ def test_targets_go_with_their_pictures(pictures: PictureSet) -> None:
     batch = objective.batch(range(50))
     blue = objective.module.config.labels.base_colour.index("Blue")
     bluer = batch.images[:, 2].mean(dim=(1, 2)) > batch.images[:, 0].mean(dim=(1, 2))
-    assert torch.equal(bluer, batch.targets[:, ATTRIBUTES.index("base_colour")] == blue)
+    assert torch.equal(bluer, batch.targets[:, objective.module.attributes.index("base_colour")] == blue)
 
 
 def test_training_and_held_out_pictures_are_disjoint(pictures: PictureSet) -> None:
@@ -93,7 +93,7 @@ def test_training_and_held_out_pictures_are_disjoint(pictures: PictureSet) -> No
 def test_missing_labels_do_not_count(pictures: PictureSet) -> None:
     objective = build(pictures)
     batch = objective.batch(range(8))
-    gender = ATTRIBUTES.index("gender")
+    gender = objective.module.attributes.index("gender")
     without = batch.targets.clone()
     without[:, gender] = MISSING
     loss = objective.loss(ClassifierBatch(batch.images, without), 0)
@@ -115,8 +115,19 @@ def test_labels_come_from_the_training_side(pictures: PictureSet) -> None:
 def test_rare_labels_are_left_out() -> None:
     fields = [{"articleType": "A", "gender": "Men"}] * 3 + [{"articleType": "B", "gender": "Women"}] * 2
     records = [Record(str(index), each) for index, each in enumerate(fields)]
-    assert find_labels(records, 5, 3) == AttributeLabels(article_type=("A", "B"), gender=("Men",))
-    assert find_labels(records, 1, 1) == AttributeLabels(article_type=("A",), gender=("Men", "Women"))
+    both = ("article_type", "gender")
+    assert find_labels(records, both, 5, 3) == AttributeLabels(article_type=("A", "B"), gender=("Men",))
+    assert find_labels(records, both, 1, 1) == AttributeLabels(article_type=("A",), gender=("Men", "Women"))
+
+
+def test_only_what_is_asked_for_is_judged(pictures: PictureSet) -> None:
+    objective = build(pictures, attributes=("article_type", "gender"))
+    assert objective.module.attributes == ("article_type", "gender")
+    assert set(objective.module(objective.batch(range(2)).images)) == {"article_type", "gender"}
+    with pytest.raises(ToileError, match="article_type and any of"):
+        ClassifierObjectiveConfig(attributes=("gender",))
+    with pytest.raises(ToileError, match="pattern: no label is on 5 training pictures"):
+        build(pictures, attributes=("article_type", "pattern"))
 
 
 def test_shifts_bring_in_white() -> None:

@@ -95,7 +95,10 @@ def test_each_setting_of_the_denoiser_matters(build_denoising: Callable[..., Den
     assert {*changes, "compile"} == set(asdict(DenoisingObjectiveConfig()))
     for field, (value, changed) in changes.items():
         found = facts(**{"sample_steps": 2, field: value})
-        differing = [name for name in plain if not torch.equal(plain[name], found[name])]
+        # A frozen encoder reads texts one by one, which rounds otherwise than reading them together.
+        same = {name: torch.equal if name != "pictures" else partial(torch.allclose, atol=1e-5) for name in plain}
+        shapes = {name: plain[name].shape == found[name].shape for name in plain}
+        differing = [name for name in plain if not (shapes[name] and same[name](plain[name], found[name]))]
         assert differing == [changed], field
     assert plain["pictures"].shape[1:] == (3, 16, 16)
 

@@ -88,6 +88,24 @@ def test_two_processes_equal_one(tiny_folder: Path, picture_folder: Path, tmp_pa
 
 
 @pytest.mark.slow
+def test_accelerate_starts_them_as_well(tiny_folder: Path, picture_folder: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, tiny_folder, picture_folder, 3)
+    train(recipe, tmp_path / "torchrun", 2)
+    launcher = [str(Path(sys.executable).with_name("accelerate")), "launch", "--multi_gpu", "--num_processes", "2"]
+    settled = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    done = subprocess.run(
+        [*launcher, *settled, "--no_python", *command(recipe, tmp_path / "accelerate", 1)],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("done; the run is in") == 1, "two processes, of which the first speaks"
+    assert losses(tmp_path / "accelerate") == losses(tmp_path / "torchrun")
+
+
+@pytest.mark.slow
 def test_one_that_is_told_to_stop_stops_all_and_the_run_goes_on(
     tiny_folder: Path, picture_folder: Path, tmp_path: Path
 ) -> None:

@@ -1,8 +1,9 @@
-"""toile data: what is in a data set, and what is wrong with it."""
+"""toile data: get a data set, see what is in it, and what is wrong with it."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,10 +17,51 @@ if TYPE_CHECKING:
     from toile.data.records import Source
     from toile.data_check.findings import Diagnosis
 
-data = App(name="data", help="Look at a data set: what is wrong with it, and what a model would see of it.")
+data = App(name="data", help="Get a data set, and look at it: what is wrong with it, and what a model would see.")
 _Json = Annotated[bool, Parameter(name="--json")]
 _EXAMPLES = 3
 _LONGEST_EXAMPLE = 60
+
+
+@data.command
+def get(name: str, /, *, out: Path | None = None, revision: str | None = None, json_output: _Json = False) -> int:
+    """Download a published data set; afterwards its name finds it offline, as source of a recipe or of data check.
+
+    Args:
+        name: fashion-mnist; products or monet, from Kaggle, the latter with an account; or OWNER/NAME of a data set on
+            the hub that has pictures, zips or tar shards.
+        out: folder to make its folder in; by default the one that TOILE_DATA names, else one of the user's.
+        revision: a branch, tag or commit on the hub, or the number of a version on Kaggle; what it stands for now is
+            kept.
+        json_output: print the result as JSON.
+    """
+    from contextlib import ExitStack
+
+    from toile.cli.progress import ProgressDisplay
+    from toile.data.fetch import FetchedData, fetch_data
+
+    fetched: FetchedData | None = None
+    with ExitStack() as stack:
+        progress: ProgressDisplay | None = None
+        for event in fetch_data(name, out, revision):
+            if isinstance(event, FetchedData):
+                fetched = event
+            else:  # only now, because libraries that download show their own
+                progress = progress or stack.enter_context(ProgressDisplay("get"))
+                progress.show(event.fraction, event.note)
+    assert fetched is not None
+    record = fetched.record
+    if json_output:
+        # The files themselves may be tens of thousands; the record in the folder has them.
+        facts = {**asdict(record), "files": len(record.files), "folder": str(fetched.folder)}
+        facts["was_there"] = fetched.was_there
+        print(json.dumps(facts, indent=2))
+        return 0
+    pinned = f", revision {record.revision[:12]}" if record.revision else ""
+    done = "is there as it was fetched" if fetched.was_there else "was fetched"
+    size = f"{record.num_bytes / 1e6:,.1f} MB in {len(record.files):,} files"
+    print(f"{name} {done}, from {record.origin}{pinned}, {size}: {fetched.folder}")
+    return 0
 
 
 @data.command
@@ -42,7 +84,8 @@ def check(
     """Say what is wrong with pictures and captions before a model learns from them; the data is never changed.
 
     Args:
-        source: products, fashion-mnist, or a folder or zip of pictures with or without words.
+        source: products, fashion-mnist, monet, OWNER/NAME of what was fetched, or pictures with or without words: a
+            folder, a zip, or .tar shards.
         fix: also write a cleaned list, kept.txt: one of each group of near-duplicates, nothing unreadable, tiny or
             with words that say nothing.
         limit: look at the first so many records only.
@@ -106,7 +149,8 @@ def show(
     What does not fit into the tokens of the model is shown in brackets.
 
     Args:
-        source: products, fashion-mnist, or a folder or zip of pictures with or without words.
+        source: products, fashion-mnist, monet, OWNER/NAME of what was fetched, or pictures with or without words: a
+            folder, a zip, or .tar shards.
         num: how many pictures, drawn at random.
         seed: of the choice of pictures and captions.
         caption: of pictures that have no words of their own, as data.caption of a recipe.
@@ -142,9 +186,10 @@ def show(
 
 def _open(source: str, caption: str | None) -> tuple[Path, Source]:
     """Opens the data of this name or path; pictures without words are let in, to be counted."""
-    from toile.data.sources import KNOWN_DATA, find_data, open_source
+    from toile.data.places import find_data, has_name
+    from toile.data.sources import open_source
 
-    known = source in KNOWN_DATA and not Path(source).exists()
+    known = has_name(source) and not Path(source).exists()
     path = find_data(source, None if known else Path(source))
     return path, open_source(path, caption or "")
 

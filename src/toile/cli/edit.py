@@ -45,6 +45,7 @@ def edit(
     from toile.cli.picture_folder import PictureFolder
     from toile.cli.replay import model_of
     from toile.data.images import open_image
+    from toile.embeddings import embedding_source, with_embeddings
     from toile.generation.pictures import Picture, generate, lora_source
     from toile.generation.request import GenerateRequest
     from toile.generation_settings import GenerationSettings
@@ -73,6 +74,7 @@ def edit(
     loaded = LatentDiffusion.load(
         model or model_of(recipe, picture), device or recipe.machine.device, dtype or recipe.machine.dtype
     )
+    loaded = with_embeddings(loaded, [embedding_source(file) for file in recipe.embeddings])
     [edited] = [event for event in generate(loaded, request) if isinstance(event, Picture)]
     path = folder.add(edited, on_sheet=False)
     both = [open_image(picture), Image.fromarray(edited.pixels)]

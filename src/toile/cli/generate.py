@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,9 @@ from toile.errors import ToileError
 
 if TYPE_CHECKING:
     from toile.cli.picture_folder import PictureFolder
-    from toile.generation.pictures import Picture
+    from toile.cluster.joining import Cluster
+    from toile.generation.pictures import Event, Picture
+    from toile.generation.pictures_cluster import ClusterEvent
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
     from toile.text.lora_tags import LoRAUse
@@ -56,6 +59,7 @@ def generate(
     word_weights: str | None = None,
     safety: str | None = None,
     lora: list[str] | None = None,
+    embedding: list[str] | None = None,
     style: list[str] | None = None,
     styles_file: Path | None = None,
     wildcards: Path | None = None,
@@ -64,6 +68,8 @@ def generate(
     deepcache: int | None = None,
     tgate: float | None = None,
     vae_bands: Annotated[bool | None, Parameter(negative="--no-vae-bands")] = None,
+    ray: str | None = None,
+    workers: int | None = None,
     json_output: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
     """Make pictures from words.
@@ -106,6 +112,7 @@ def generate(
         safety: what happens to pictures that the model's safety checker flags: blur, refuse, report, or off.
         lora: a LoRA by name or path and how strongly it acts, as in monet:0.8 (without a number 1); may be given
             several times. In a prompt: <lora:monet:0.8>.
+        embedding: a file of learned words by name or path, which prompts may then use; may be given several times.
         style: name of a style to apply; may be given several times.
         styles_file: a CSV file of styles with the columns name,prompt,negative_prompt.
         wildcards: a folder; __colour__ in a prompt becomes a line of its colour.txt, chosen by the picture's seed.
@@ -116,11 +123,16 @@ def generate(
             guidance.
         vae_bands: encode and decode pictures in bands of rows, slower and in less than half of the memory; if not
             given, where they would not fit otherwise.
+        ray: share the batches among the machines of a Ray cluster: auto (the one this machine belongs to), HOST:PORT,
+            or local (this machine alone, with a worker for each GPU). All need the model at the same path.
+        workers: with --ray, how many in the whole cluster; by default one a machine, or one a GPU.
         json_output: print the result as JSON.
     """
     from toile.cli.like_flag import fill_in, read_likeness
     from toile.cli.series import drawn_seed
 
+    if workers is not None and ray is None:
+        raise ToileError("--workers are those of a cluster: add --ray auto, or --ray local for this machine alone")
     likeness = None if like is None else read_likeness(like)
     if likeness is not None and prompt is None and prompts_file is None:
         prompt = likeness.prompt
@@ -156,6 +168,7 @@ def generate(
 
     from toile.cli.picture_folder import PictureFolder
     from toile.cli.source_flags import begin_with, open_source
+    from toile.embeddings import with_embeddings
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
 
@@ -165,13 +178,18 @@ def generate(
         request = varied(request, variation_seed, variation)
     beginning = open_source(image, mask, extend, strength)
     folder = PictureFolder(out)
-    loaded = LatentDiffusion.load(model, device, dtype)
-    request = wording.of(request, loaded.defaults.negative)
-    if beginning is not None:
-        request = begin_with(*beginning, request, loaded, fit, mask_blur)
-    started = time.monotonic()
-    result = _make(loaded, request, folder, () if likeness is None else likeness.notes)
-    result["seconds"] = round(time.monotonic() - started, 3)
+    with _joined(ray) as cluster:
+        loaded = LatentDiffusion.load(model, device if cluster is None else "cpu", dtype)
+        loaded = with_embeddings(loaded, embedding or (() if likeness is None else likeness.embeddings))
+        request = wording.of(request, loaded.defaults.negative)
+        if beginning is not None:
+            request = begin_with(*beginning, request, loaded, fit, mask_blur)
+        started = time.monotonic()
+        with closing(_events(loaded, request, cluster, device, dtype, workers)) as events:
+            result = _make(
+                loaded, request, events, folder, () if likeness is None else likeness.notes, cluster is not None
+            )
+        result["seconds"] = round(time.monotonic() - started, 3)
     print(json.dumps(result, indent=2) if json_output else _summary(result))
     return 0
 
@@ -238,28 +256,67 @@ def varied(request: GenerateRequest, seed: int | None, share: float | None) -> G
     return replace(request, toward=Toward(request.prompts[0], other, share))
 
 
+def _joined(ray: str | None) -> AbstractContextManager[Cluster | None]:
+    if ray is None:
+        return nullcontext()
+    from toile.cluster.joining import joined
+
+    return joined(ray)
+
+
+def _events(
+    model: LatentDiffusion,
+    request: GenerateRequest,
+    cluster: Cluster | None,
+    device: str,
+    dtype: str,
+    workers: int | None,
+) -> Generator[Event | ClusterEvent, None, None]:
+    """The pictures, made here or on a cluster; what is wrong with the request is said before the first one."""
+    if cluster is None:
+        from toile.generation.pictures import generate as generate_pictures
+
+        return generate_pictures(model, request)
+    from toile.generation.pictures_cluster import generate_on_cluster
+
+    return generate_on_cluster(cluster, model, request, device=device, dtype=dtype, workers=workers)
+
+
 def _make(
-    model: LatentDiffusion, request: GenerateRequest, folder: PictureFolder, notes: Sequence[str]
+    model: LatentDiffusion,
+    request: GenerateRequest,
+    events: Iterator[Event | ClusterEvent],
+    folder: PictureFolder,
+    notes: Sequence[str],
+    on_cluster: bool,
 ) -> dict[str, Any]:
     from toile.cli.progress import ProgressDisplay
+    from toile.cluster.crew import WorkerRecord
     from toile.device import dtype_name
-    from toile.generation.pictures import GenerateStep
-    from toile.generation.pictures import generate as generate_pictures
+    from toile.generation.pictures import Picture
+    from toile.generation.pictures_cluster import ClusterStart
 
-    events = generate_pictures(model, request)
     total = len(request.prompts) * request.num_images
     pictures: list[dict[str, Any]] = []
     result: dict[str, Any] = {"folder": str(folder.folder), "pictures": pictures, "seed": request.seed}
     result |= {"device": str(model.device), "dtype": dtype_name(model.dtype)}
     with ProgressDisplay("generate") as display:
-        display.print(f"{model.origin} on {result['device']} in {result['dtype']}, seed {request.seed}")
+        if not on_cluster:
+            display.print(_where(model, result))
         for note in (*notes, *model.notes):
             display.print(note)
         for line in _long_prompts(model, request):
             display.print(line)
         try:
             for event in events:
-                if isinstance(event, GenerateStep):
+                if isinstance(event, WorkerRecord):
+                    display.print(str(event))
+                    continue
+                if isinstance(event, ClusterStart):
+                    result |= asdict(event)
+                    display.print(_where(model, result))
+                    continue
+                if not isinstance(event, Picture):
                     display.show(event.fraction, f"{len(pictures)} of {total} pictures")
                     continue
                 pictures.append(_entry(event, folder.add(event)))
@@ -275,6 +332,10 @@ def _make(
             display.print("decoded in bands of rows: pictures of this size do not fit into memory at once")
     result["sheets"] = [str(sheet) for sheet in folder.sheets]
     return result
+
+
+def _where(model: LatentDiffusion, result: Mapping[str, Any]) -> str:
+    return f"{model.origin} on {result['device']} in {result['dtype']}, seed {result['seed']}"
 
 
 def _long_prompts(model: LatentDiffusion, request: GenerateRequest) -> Iterator[str]:

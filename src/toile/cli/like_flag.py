@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from toile.embeddings import embedding_source
 from toile.errors import ToileError
 from toile.foreign_recipe import read_foreign_recipe
 from toile.generation_settings import GenerationSettings
@@ -26,6 +27,7 @@ class Likeness:
         settings: fields of `GenerateRequest` by name.
         notes: what could not be used, a sentence each.
         loras: that acted on it, besides those that the prompt names.
+        embeddings: files of learned words that it had.
     """
 
     prompt: str
@@ -33,6 +35,7 @@ class Likeness:
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     loras: tuple[LoRAUse, ...] = ()
+    embeddings: tuple[str, ...] = ()
 
 
 def read_likeness(path: Path) -> Likeness:
@@ -48,7 +51,8 @@ def read_likeness(path: Path) -> Likeness:
         named = len(lora_tags(recipe.prompt))
         others = recipe.loras[: len(recipe.loras) - named]
         loras = tuple(LoRAUse(lora.path, lora.strength) for lora in others)
-        return Likeness(recipe.prompt, recipe.seed, settings, loras=loras)
+        files = tuple(embedding_source(file) for file in recipe.embeddings)
+        return Likeness(recipe.prompt, recipe.seed, settings, loras=loras, embeddings=files)
     foreign = read_foreign_recipe(path)
     notes = [f"{path.name} was made by {foreign.program}: the picture will be a relative of it, not a copy"]
     notes += [f"not used: {entry}" for entry in foreign.unused]

@@ -6,6 +6,7 @@ import random
 import re
 import unicodedata
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from toile.data.records import Record
@@ -17,7 +18,9 @@ from toile.data.vocabulary import (
     COLOURED_PARTS,
     FULL_TEMPLATE,
     GENERAL_NAMES,
+    LEAST_TELLING,
     NAMELESS,
+    PATTERNS,
     PEOPLE,
     PLURAL_ONLY,
     SYNONYMS,
@@ -224,6 +227,16 @@ def product_words(record: Record) -> ProductWords:
         patterns=tuple(word.word for word in found if word.role == "pattern")[:3],
         details=(*parts[:1], *(word.word for word in found if word.role == "detail")),
     )
+
+
+def pattern_of(fields: Mapping[str, str]) -> str:
+    """The one pattern that a product's title names, such as "checked"; empty if it names none or several."""
+    kinds = {fields.get(name, "") for name in ("articleType", "subCategory", "masterCategory")}
+    title = " ".join(fields.get("productDisplayName", "").lower().split())
+    named = {word.word for word in title_words(title, kinds)} & set(PATTERNS)
+    if len(named) > 1:
+        named.discard(LEAST_TELLING)
+    return named.pop() if len(named) == 1 else ""
 
 
 def _compile_titles() -> tuple[re.Pattern[str], dict[str, TitleWord]]:

@@ -112,7 +112,7 @@ def _read_metadata(root: Root, metadata: str, records: dict[str, Record], drops:
         except ToileError:
             drops.drop("paths outside the data root", given)
             continue
-        captions, fields = _words(row)
+        captions, fields = words_of_row(row)
         if picture not in root.members or not is_picture_name(picture):
             drops.drop("missing pictures", given)
         elif picture in records:
@@ -151,7 +151,7 @@ def _rows(name: str, text: str, drops: DropCounter) -> Iterator[Mapping[str, obj
             drops.drop("unreadable metadata lines", f"{name} line {number}")
 
 
-def _words(row: Mapping[str, object]) -> tuple[tuple[str, ...], dict[str, str]]:
+def words_of_row(row: Mapping[str, object]) -> tuple[tuple[str, ...], dict[str, str]]:
     """The captions and the fields of a row; nested values other than lists of captions are left out."""
     captions: list[str] = []
     fields: dict[str, str] = {}

@@ -9,9 +9,9 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 100_000_000
 WHITE = (255, 255, 255)
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_T = TypeVar("_T")
 
 # What Pillow's decoders raise on damaged files; anything else is a programming error and must be seen.
 _DECODER_ERRORS = (
@@ -43,12 +45,25 @@ def open_image(source: bytes | Path) -> Image.Image:
     Raises ImageError when it is truncated, empty, unreadable or has more than 100 million pixels (known from the
     header, before anything is decoded).
     """
+    return _decode(source, _to_rgb)
+
+
+def open_alpha(source: bytes | Path) -> Image.Image | None:
+    """Reads how opaque a picture is, as grey (255 = wholly), turned as its EXIF says; None where it does not say.
+
+    source, errors: see `open_image`, whose picture it fits.
+    """
+    return _decode(source, _to_alpha)
+
+
+def _decode(source: bytes | Path, convert: Callable[[Image.Image, str], _T]) -> _T:
+    """What a function makes of a picture and its name for messages; errors: see `open_image`."""
     name = str(source) if isinstance(source, Path) else f"picture of {len(source):,} bytes"
     try:
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
             _check_header(image, name)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), name)
+            return convert(ImageOps.exif_transpose(image), name)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -73,11 +88,17 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name} holds floating point values of unknown range; save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):
         return _from_16_bit(image, name)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (*WHITE, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _to_alpha(image: Image.Image, name: str) -> Image.Image | None:
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        return image.convert("RGBA").getchannel("A")
+    return None
 
 
 def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
@@ -103,6 +124,21 @@ def pad_to(image: Image.Image, width: int, height: int, enlarge: bool = False) -
     canvas = Image.new("RGB", (width, height), WHITE)
     canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
     return canvas
+
+
+def cover(image: Image.Image, width: int, height: int, most: float = math.inf) -> Image.Image:
+    """Scales a picture until it covers width x height and cuts off evenly what is over, never stretched.
+
+    most: it grows at most so many times; what is then still bare is white, as `pad_to` leaves it.
+    """
+    ratio = min(max(width / image.width, height / image.height), most)
+    shown = (min(width, round(image.width * ratio)), min(height, round(image.height * ratio)))
+    # The part that is seen, in the picture's own pixels: fractions of a pixel are neither lost nor stretched.
+    part_width, part_height = min(shown[0] / ratio, image.width), min(shown[1] / ratio, image.height)
+    left, top = (image.width - part_width) / 2, (image.height - part_height) / 2
+    box = (left, top, left + part_width, top + part_height)
+    scaled = image.convert("RGB").resize(shown, Image.Resampling.LANCZOS, box=box)
+    return scaled if shown == (width, height) else pad_to(scaled, width, height)
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:

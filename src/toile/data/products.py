@@ -6,12 +6,14 @@ import csv
 import re
 from pathlib import Path, PurePosixPath
 
+from toile.data.captions import pattern_of
 from toile.data.records import DropCounter, Record
 from toile.data.roots import Root, decode_text, identity_of, is_picture_name, member_name, open_root
 from toile.errors import ToileError
 
 TABLE_NAME = "styles.csv"
 TITLE = "productDisplayName"
+PATTERN = "pattern"  # a field that tables seldom have, and titles name
 FILE_COLUMNS = ("image", "filename", "file_name", "path")
 # Captions look fields up under these names, whatever the case in the header.
 COLUMNS = (
@@ -82,6 +84,8 @@ def _read_records(root: Root, table: str, drops: DropCounter) -> tuple[list[Reco
         if repair:
             drops.repair(repair)
         fields = {name: cell for name, cell in row.items() if name != "id" and cell.lower() not in BLANKS}
+        if PATTERN not in fields and (pattern := pattern_of(fields)):
+            fields[PATTERN] = pattern
         found[key] = Record(key, fields), member
     return [record for record, _ in found.values()], [member for _, member in found.values()]
 

@@ -29,6 +29,15 @@ def member_name(name: str) -> str:
     return "/".join(parts)
 
 
+def is_inside(name: str) -> bool:
+    """Whether `member_name` allows a name."""
+    try:
+        member_name(name)
+    except ToileError:
+        return False
+    return True
+
+
 def is_picture_name(name: str) -> bool:
     """Whether a member looks like a picture (and is not a hidden companion file of some system)."""
     path = PurePosixPath(name)
@@ -62,7 +71,7 @@ class ZipRoot:
             raise ToileError(f"{path} cannot be read as a zip ({error})") from error
         self._infos: dict[str, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
-            if not info.is_dir() and _is_inside(info.filename):
+            if not info.is_dir() and is_inside(info.filename):
                 self._infos.setdefault(member_name(info.filename), info)
         self.members: Mapping[str, str] = {
             name: f"{info.CRC:08x} {info.file_size}" for name, info in self._infos.items()
@@ -132,11 +141,3 @@ def decode_text(data: bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("cp1252", errors="replace")
-
-
-def _is_inside(name: str) -> bool:
-    try:
-        member_name(name)
-    except ToileError:
-        return False
-    return True

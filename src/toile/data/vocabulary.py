@@ -271,6 +271,10 @@ TITLE_WORDS: tuple[TitleWord, ...] = (
     TitleWord("with dupatta", ("with dupatta",), ("Apparel",), "detail"),
 )  # fmt: skip
 
+# Title words for how the surface of a garment looks; of two that a title has, one that says less is left out.
+PATTERNS = ("plain", "striped", "checked", "floral", "polka dot", "graphic", "logo", "printed")
+LEAST_TELLING = "printed"
+
 # Brand names that contain a title word and would be taken for it.
 BRAND_PHRASES = ("denim co", "high street", "classic polo", "polo assn", "forever silk", "trainer spotter")
 

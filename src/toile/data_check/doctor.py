@@ -190,6 +190,7 @@ class _Sight:
         rank = fit * 2**42 + said * 2**41 + area
         same: list[Case] = []
         near: list[Case] = []
+        num_contradicting = 0
         for group in self.groups:
             gone = superfluous(group, looks.contents, looks.thumbs, rank, self.config.tolerance)
             going |= gone
@@ -197,12 +198,18 @@ class _Sight:
             equal = len({looks.contents[position] for position in members}) == 1
             stay = len(members) - len(gone)
             note = f"{len(members)} pictures, " + (f"{stay} differ enough to stay" if stay > 1 else "the first stays")
-            (same if equal else near).append(self._case(members, note))
+            said_of = {words.captions[int(looks.indices[position])][:1] for position in members}
+            if equal and len(said_of) > 1:
+                # One of them is wrong or says less, so these come first.
+                same.insert(num_contradicting, self._case(members, f"{note}; their captions differ"))
+                num_contradicting += 1
+            else:
+                (same if equal else near).append(self._case(members, note))
         findings = [
             Finding(
                 "same-picture",
                 "The same picture several times",
-                "Groups of records whose pictures are equal byte for byte.",
+                "Groups of records whose pictures are equal byte for byte; first those whose captions differ.",
                 len(same),
                 tuple(same),
                 "one of each stays",

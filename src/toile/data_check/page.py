@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
+from toile.data.captions import CaptionWriter
 from toile.data.images import open_image
 from toile.data.records import Source
 from toile.data_check.findings import Case, Diagnosis, Finding, printable
@@ -17,6 +18,7 @@ from toile.errors import ToileError
 CASES_SHOWN = 12
 PICTURES_IN_A_CASE = 6
 _THUMB_SIDE = 112
+_LONGEST_MEANING, _LONGEST_WORDS = 2000, 120
 # The policy forbids the page to run or fetch anything, whatever a caption may hold.
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -28,7 +30,9 @@ table { border-collapse: collapse; } td, th { padding: .2rem .9rem .2rem 0; text
 td.count { text-align: right; font-variant-numeric: tabular-nums; } .none { color: #888; } p { margin: .3rem 0; }
 .cases { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: .8rem; }
 .case { border: 1px solid #ddd; border-radius: 6px; padding: .5rem; max-width: 24rem; overflow-wrap: anywhere; }
-.case img { margin-right: 4px; vertical-align: top; background: #eee; } .name { font-size: .8rem; color: #666; }
+.case p { font-size: .85rem; } .name { color: #666; }
+figure { display: inline-block; vertical-align: top; margin: .3rem; }
+figcaption { font-size: .75rem; max-width: 7rem; } figure img { background: #eee; }
 </style></head><body>
 """
 
@@ -41,62 +45,82 @@ def render_page(diagnosis: Diagnosis, source: Source, name: str) -> str:
         source: pictures of the cases that are shown are read from it once more.
         name: what the data is called.
     """
-    rows = "".join(_row(number, finding) for number, finding in enumerate(diagnosis.findings))
-    thumb = _thumbs(source)
-    sections = [_section(number, finding, thumb) for number, finding in enumerate(diagnosis.findings) if finding.count]
-    not_checked = "".join(f"<li>{_text(line)}</li>" for line in diagnosis.not_checked)
+    found = [(number, finding) for number, finding in enumerate(diagnosis.findings) if finding.count]
+    figure = _figures(source)
+    sections = "".join(_section(number, finding, figure) for number, finding in found)
+    not_checked = "".join(f"<li>{_text(line, _LONGEST_MEANING)}</li>" for line in diagnosis.not_checked)
     return (
         f"{_HEAD}<h1>Check of {_text(name)}</h1>"
         f"<p>{diagnosis.num_checked:,} of {diagnosis.num_records:,} records were looked at; {len(diagnosis.kept):,} "
-        "would stay in a cleaned list. The data itself is never changed.</p>"
-        f"<table><tr><th>count</th><th>finding</th><th>with --fix</th></tr>{rows}</table>"
-        f"<h2>Not looked for</h2><ul>{not_checked}</ul>{''.join(sections)}</body></html>\n"
+        f"would stay in a cleaned list. The data itself is never changed.</p>{_overview(diagnosis)}"
+        f"<h2>Not looked for</h2><ul>{not_checked}</ul>{sections}</body></html>\n"
+    )
+
+
+def _overview(diagnosis: Diagnosis) -> str:
+    """What was found as a table, and what was not found in a line."""
+    rows = "".join(_row(number, finding) for number, finding in enumerate(diagnosis.findings) if finding.count)
+    table = f"<table><tr><th>count</th><th>finding</th><th>with --fix</th></tr>{rows}</table>"
+    clean = "; ".join(_text(finding.title) for finding in diagnosis.findings if not finding.count)
+    return (table if rows else "<p>Nothing was found.</p>") + (
+        f'<p class="none">Looked for and not found: {clean}.</p>' if clean else ""
     )
 
 
 def _row(number: int, finding: Finding) -> str:
-    title = f'<a href="#finding-{number}">{_text(finding.title)}</a>' if finding.count else _text(finding.title)
-    empty = "" if finding.count else ' class="none"'
-    remedy = _text(finding.remedy) if finding.remedy else "stays"
-    return f'<tr{empty}><td class="count">{finding.count:,}</td><td>{title}</td><td>{remedy}</td></tr>'
-
-
-def _section(number: int, finding: Finding, thumb: Callable[[int], str]) -> str:
-    shown = finding.cases[:CASES_SHOWN]
-    cases = "".join(_case(case, thumb) for case in shown)
-    more = f" The first {len(shown)} are shown; findings.json has more." if finding.count > len(shown) else ""
+    title = f'<a href="#finding-{number}">{_text(finding.title)}</a>'
     return (
-        f'<h2 id="finding-{number}">{_text(finding.title)}: {finding.count:,}</h2>'
-        f'<p>{_text(finding.meaning)}{more}</p><div class="cases">{cases}</div>'
+        f'<tr><td class="count">{finding.count:,}</td><td>{title}</td><td>{_text(finding.remedy or "stays")}</td></tr>'
     )
 
 
-def _case(case: Case, thumb: Callable[[int], str]) -> str:
-    pictures = "".join(thumb(index) for index in case.records[:PICTURES_IN_A_CASE])
-    names = ", ".join(case.names[:PICTURES_IN_A_CASE])
-    if len(case.names) > PICTURES_IN_A_CASE:
-        names += f" and {len(case.names) - PICTURES_IN_A_CASE:,} more"
+def _section(number: int, finding: Finding, figure: Callable[[int], str]) -> str:
+    shown = finding.cases[:CASES_SHOWN]
+    cases = "".join(_case(case, figure) for case in shown)
+    if finding.count <= len(shown):
+        more = ""
+    else:
+        rest = "; findings.json has all" if len(finding.cases) == finding.count else ""
+        more = f" The first {len(shown)} are shown{rest}."
+    return (
+        f'<h2 id="finding-{number}">{_text(finding.title)}: {finding.count:,}</h2>'
+        f'<p>{_text(finding.meaning, _LONGEST_MEANING)}{more}</p><div class="cases">{cases}</div>'
+    )
+
+
+def _case(case: Case, figure: Callable[[int], str]) -> str:
+    """A case with its pictures, each with its name and words; names alone where the source made no record of them."""
     note = f"<p>{_text(case.note, 400)}</p>" if case.note else ""
-    return f'<div class="case">{pictures}{note}<p class="name">{_text(names, 400)}</p></div>'
+    if case.records:
+        body = "".join(figure(index) for index in case.records[:PICTURES_IN_A_CASE])
+    else:
+        body = f'<p class="name">{_text(", ".join(case.names[:PICTURES_IN_A_CASE]), 400)}</p>'
+    left = len(case.names) - PICTURES_IN_A_CASE
+    more = f'<p class="name">and {left:,} more</p>' if left > 0 else ""
+    return f'<div class="case">{note}{body}{more}</div>'
 
 
 def _text(text: str, longest: int = 200) -> str:
     return html.escape(printable(text, longest))
 
 
-def _thumbs(source: Source) -> Callable[[int], str]:
-    """The picture of a record as an element of the page; one that is in several cases is read once."""
+def _figures(source: Source) -> Callable[[int], str]:
+    """A record as an element of the page; one that is in several cases is read once."""
     made: dict[int, str] = {}
+    writer = CaptionWriter()
 
-    def thumb(index: int) -> str:
+    def figure(index: int) -> str:
         if index not in made:
-            made[index] = _element(source, index)
+            record = source.records[index]
+            words = _text(writer.full(record), _LONGEST_WORDS)
+            lines = f'<span class="name">{_text(record.key)}</span>' + (f"<br>{words}" if words else "")
+            made[index] = f"<figure>{_picture(source, index, words)}<figcaption>{lines}</figcaption></figure>"
         return made[index]
 
-    return thumb
+    return figure
 
 
-def _element(source: Source, index: int) -> str:
+def _picture(source: Source, index: int, words: str) -> str:
     try:
         image = open_image(source.read_picture(index))
     except ToileError:
@@ -105,4 +129,5 @@ def _element(source: Source, index: int) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)
     data = base64.b64encode(file.getvalue()).decode("ascii")
-    return f'<img alt="" width="{image.width}" height="{image.height}" src="data:image/jpeg;base64,{data}">'
+    size = f'width="{image.width}" height="{image.height}"'
+    return f'<img alt="{words}" {size} src="data:image/jpeg;base64,{data}">'

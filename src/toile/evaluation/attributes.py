@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from toile.errors import ToileError
-from toile.models.classifier import ARTICLE_TYPE, ATTRIBUTES, MISSING, AttributeLabels
+from toile.models.classifier import ARTICLE_TYPE, MISSING, AttributeLabels
 
 CONFIDENCE = 0.95
 _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
@@ -102,7 +102,7 @@ def wanted_labels(labels: AttributeLabels, records: Sequence[Mapping[str, str]])
     """
     wanted = {
         attribute: torch.tensor([labels.target(attribute, fields) for fields in records], dtype=torch.int64)
-        for attribute in ATTRIBUTES
+        for attribute in labels.attributes
     }
     kinds = wanted[ARTICLE_TYPE]
     return {**wanted, ARTICLE_TYPE: kinds.masked_fill(kinds == len(labels.article_type), MISSING)}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from toile.data.images import images_from_pixels
 from toile.errors import ToileError
-from toile.models.classifier import ARTICLE_TYPE, ATTRIBUTES, AttributeClassifier
+from toile.models.classifier import ARTICLE_TYPE, AttributeClassifier
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class DoseResponse:
 def label_of(classifier: AttributeClassifier, word: str) -> tuple[str, str] | None:
     """The (attribute, label) of a judge that a word names; None if it knows none of this name."""
     wanted = word.casefold()
-    for attribute in ATTRIBUTES:
+    for attribute in classifier.attributes:
         for label in classifier.config.labels.of(attribute):
             if label.casefold() in (wanted, f"{wanted}s"):
                 return attribute, label

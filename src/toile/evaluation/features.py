@@ -14,7 +14,7 @@ from torch import Tensor
 
 from toile.data.images import images_from_pixels
 from toile.errors import ToileError
-from toile.models.classifier import ATTRIBUTES, AttributeClassifier, AttributeClassifierConfig
+from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig
 from toile.weights.folder import load_component
 
 
@@ -43,7 +43,7 @@ def observe(classifier: AttributeClassifier, pixels: Tensor, batch_size: int = 1
     ]
     together = torch.cat(features)
     logits = classifier.logits(together)
-    return Observations(together, {attribute: logits[attribute].argmax(dim=1) for attribute in ATTRIBUTES})
+    return Observations(together, {attribute: rows.argmax(dim=1) for attribute, rows in logits.items()})
 
 
 def load_evaluator(folder: Path, data_identity: str | None = None) -> AttributeClassifier:

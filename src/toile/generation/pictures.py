@@ -9,7 +9,7 @@ Shapes: C x h x w latents, H x W pictures, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from toile import __version__
 from toile.device import dtype_name
 from toile.diffusion.samplers import find_sampler
+from toile.embeddings import embedding_source, with_embeddings
 from toile.errors import ToileError, WorkFailedError
 from toile.generation.batch import Batch, GenerateStep, Made, of_one_form
 from toile.generation.memory import check_memory, needs_bands
@@ -29,7 +30,7 @@ from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion
 from toile.lora import LoRA, load_lora
 from toile.models.safety_checker import SafetyScores
-from toile.picture_recipe import LoRAFacts, Machine, PictureRecipe, write_png
+from toile.picture_recipe import EmbeddingFacts, LoRAFacts, Machine, PictureRecipe, write_png
 from toile.text.lora_tags import LoRAUse
 from toile.text.rows import tokenize_prompt
 
@@ -79,13 +80,62 @@ def generate(model: LatentDiffusion, request: GenerateRequest) -> Generator[Even
             allocation.
         WorkFailedError: later, if pictures are not finite or all black even in float32, or refused for safety.
     """
+    plan = plan_pictures(model, request)
+    return plan.make(range(len(plan.images)))
+
+
+@dataclass(frozen=True, eq=False)
+class PicturePlan:
+    """A request that was checked against a model, whose pictures can be made in parts.
+
+    Attributes:
+        model: that makes them.
+        images: all of the request.
+        settings: with names resolved.
+        source: what they begin with.
+        loras: those that they use, by their sources.
+        with_maps: whether attention to words is collected.
+    """
+
+    model: LatentDiffusion
+    images: Sequence[ImageRequest]
+    settings: GenerationSettings
+    source: SourceImage | None
+    loras: Mapping[str, LoRA]
+    with_maps: bool = False
+
+    def batches(self) -> Iterator[range]:
+        """The numbers of the pictures that pass the networks together: of one form, up to the batch size."""
+        first = 0
+        while first < len(self.images):
+            waiting = self.images[first : first + self.settings.batch_size]
+            yield range(first, first := first + len(of_one_form(waiting, self.model, self.settings)))
+
+    def make(self, part: range) -> Generator[Event, None, None]:
+        """Makes the pictures with these numbers; if they are whole `batches`, to the same bytes as in the whole."""
+        return _all_batches(self, part)
+
+
+def plan_pictures(
+    model: LatentDiffusion, request: GenerateRequest, loras: Mapping[str, LoRA] | None = None
+) -> PicturePlan:
+    """What `generate` does before it makes anything.
+
+    Args:
+        model, request: as `generate`.
+        loras: those that the request uses, by their sources; by default they are read.
+
+    Raises:
+        ToileError: as `generate`.
+    """
     settings = _resolved(request.settings_over(model.defaults), model)
     source = _checked_source(request.source, model, settings)
     if request.source is None and source is not None:
         settings = replace(settings, strength=1.0)
     check_memory(model, settings)
     images = request.images()
-    return _all_batches(model, images, settings, source, load_loras(model, images), request.maps)
+    loras = load_loras(model, images) if loras is None else loras
+    return PicturePlan(model, images, settings, source, loras, request.maps)
 
 
 def load_loras(model: LatentDiffusion, images: Sequence[ImageRequest]) -> dict[str, LoRA]:
@@ -101,7 +151,7 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source:
     """Makes the picture of a recipe again.
 
     Args:
-        model: usually the recipe's.
+        model: usually the recipe's; it is given the learned words that the recipe names.
         recipe: read from a picture.
         rows: 1 makes it alone; `recipe.batch_rows` puts it where it was in a batch that is filled with copies of it,
             which on the same machine repeats every rounding.
@@ -110,6 +160,7 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source:
     Raises:
         ToileError: as `generate`.
     """
+    model = with_embeddings(model, [embedding_source(file) for file in recipe.embeddings])
     settings = _resolved(replace(recipe.settings, batch_size=rows), model)
     if recipe.source != (source.facts if source else None):
         raise ToileError("the picture began with another picture or mask than the one given")
@@ -117,7 +168,8 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source:
     check_memory(model, settings)
     uses = tuple(LoRAUse(lora_source(lora), lora.strength) for lora in recipe.loras)
     images = [ImageRequest(recipe.prompt, recipe.seed, recipe.original, recipe.toward, uses)] * rows
-    events = _all_batches(model, images, settings, source, load_loras(model, images))
+    plan = PicturePlan(model, images, settings, source, load_loras(model, images))
+    events = plan.make(range(rows))
     pictures = [event for event in events if isinstance(event, Picture)]
     return pictures[recipe.batch_row if rows > recipe.batch_row else 0]
 
@@ -150,19 +202,13 @@ def _checked_source(
 
 
 @torch.inference_mode()
-def _all_batches(
-    model: LatentDiffusion,
-    images: Sequence[ImageRequest],
-    settings: GenerationSettings,
-    source: SourceImage | None,
-    loras: Mapping[str, LoRA],
-    with_maps: bool = False,
-) -> Generator[Event, None, None]:
+def _all_batches(plan: PicturePlan, part: range) -> Generator[Event, None, None]:
+    model, images, settings = plan.model, plan.images, plan.settings
     in_float32: LatentDiffusion | None = None
-    first = 0
-    while first < len(images):
-        together = of_one_form(images[first : first + settings.batch_size], model, settings)
-        batch = Batch(first, len(images), together, settings, source, with_maps, loras)
+    first = part.start
+    while first < part.stop:
+        together = of_one_form(images[first : min(part.stop, first + settings.batch_size)], model, settings)
+        batch = Batch(first, len(images), together, settings, plan.source, plan.with_maps, plan.loras)
         first += len(together)
         user = model
         made = yield from batch.sample(user)
@@ -192,6 +238,7 @@ def _pictures(batch: Batch, made: Made, model: LatentDiffusion, retried: bool) -
             image.original,
             image.toward,
             tuple(_lora_facts(batch.loras[use.source], use.strength) for use in image.loras),
+            tuple(EmbeddingFacts(file.name, file.path, file.hash) for file in model.embeddings),
             len(batch.images),
             row,
         )

@@ -81,6 +81,9 @@ def changed_circumstances(before: PictureRecipe, now: PictureRecipe) -> tuple[st
     for lora, lora_now in zip(before.loras, now.loras, strict=True):
         if lora.hash != lora_now.hash:
             lines.append(f"LoRA {lora.name}: was {lora.hash[:10]}, now {lora_now.hash[:10]}")
+    for file, file_now in zip(before.embeddings, now.embeddings, strict=True):
+        if file.hash != file_now.hash:
+            lines.append(f"embedding {file.name}: was {file.hash[:10]}, now {file_now.hash[:10]}")
     machine, machine_now = asdict(before.machine), asdict(now.machine)
     changed = [name for name in machine if machine[name] != machine_now[name]]
     lines += [f"{name}: was {machine[name]}, now {machine_now[name]}" for name in changed]

@@ -23,15 +23,15 @@ FIELDS: Mapping[str, str] = {
     "base_colour": "baseColour",
     "gender": "gender",
     "usage": "usage",
+    "pattern": "pattern",
 }
-ATTRIBUTES = tuple(FIELDS)
 MISSING = -1
 _EPS = 1e-5
 
 
 @dataclass(frozen=True)
 class AttributeLabels:
-    """The labels the classifier tells apart, in the order of its outputs.
+    """The labels the classifier tells apart, in the order of its outputs; none where it does not judge an attribute.
 
     `article_type` has one more output after the last label, for all other types. Labels of the other attributes that
     are not listed count as missing.
@@ -41,15 +41,21 @@ class AttributeLabels:
     base_colour: tuple[str, ...] = ()
     gender: tuple[str, ...] = ()
     usage: tuple[str, ...] = ()
+    pattern: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for attribute in ATTRIBUTES:
+        for attribute in FIELDS:
             labels = self.of(attribute)
             if len(set(labels)) != len(labels):
                 raise ToileError(f"{attribute} has a label twice: {', '.join(labels)}")
 
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The attributes that have labels."""
+        return tuple(attribute for attribute in FIELDS if self.of(attribute))
+
     def of(self, attribute: str) -> tuple[str, ...]:
-        """The labels of one of `ATTRIBUTES`."""
+        """The labels of one of `FIELDS`."""
         labels: tuple[str, ...] = getattr(self, attribute)
         return labels
 
@@ -102,15 +108,15 @@ class AttributeClassifier(nn.Module):
     normalised, so a picture's features do not depend on the others in its batch.
 
     Raises:
-        ToileError: an attribute has no labels.
+        ToileError: article types have no labels; it may leave out the other attributes.
     """
 
     def __init__(self, config: AttributeClassifierConfig) -> None:
         super().__init__()
-        for attribute in ATTRIBUTES:
-            if not config.labels.of(attribute):
-                raise ToileError(f"the classifier's config has no labels for {attribute}")
+        if not config.labels.of(ARTICLE_TYPE):
+            raise ToileError(f"the classifier's config has no labels for {ARTICLE_TYPE}")
         self.config = config
+        self.attributes = config.labels.attributes
         widths, groups = config.block_out_channels, config.norm_num_groups
         self.conv_in = nn.Conv2d(3, widths[0], 3, stride=2, padding=1)
         self.levels = nn.ModuleList(
@@ -118,7 +124,7 @@ class AttributeClassifier(nn.Module):
         )
         self.norm_out = nn.GroupNorm(groups, widths[-1], eps=_EPS)
         self.heads = nn.ModuleDict(
-            {attribute: nn.Linear(widths[-1], config.labels.num_classes(attribute)) for attribute in ATTRIBUTES}
+            {attribute: nn.Linear(widths[-1], config.labels.num_classes(attribute)) for attribute in self.attributes}
         )
 
     def features(self, images: Tensor) -> Tensor:
@@ -129,15 +135,15 @@ class AttributeClassifier(nn.Module):
         return F.silu(self.norm_out(x)).mean(dim=(2, 3))
 
     def logits(self, features: Tensor) -> dict[str, Tensor]:
-        """Features (B, F) -> for each of `ATTRIBUTES` (B, classes)."""
-        return {attribute: self.heads[attribute](features) for attribute in ATTRIBUTES}
+        """Features (B, F) -> for each of `attributes` (B, classes)."""
+        return {attribute: self.heads[attribute](features) for attribute in self.attributes}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) in [-1, 1] -> for each of `ATTRIBUTES` (B, classes)."""
+        """Images (B, 3, H, W) in [-1, 1] -> for each of `attributes` (B, classes)."""
         return self.logits(self.features(images))
 
     def targets(self, records: list[Mapping[str, str]]) -> Tensor:
         """The outputs that the fields of B records belong to: (B, attributes) int64, `MISSING` where unknown."""
         labels = self.config.labels
-        rows = [[labels.target(attribute, fields) for attribute in ATTRIBUTES] for fields in records]
-        return torch.tensor(rows, dtype=torch.int64).reshape(-1, len(ATTRIBUTES))
+        rows = [[labels.target(attribute, fields) for attribute in self.attributes] for fields in records]
+        return torch.tensor(rows, dtype=torch.int64).reshape(-1, len(self.attributes))

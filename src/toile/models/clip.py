@@ -201,18 +201,31 @@ class CLIPEncoder(nn.Module):
 
 
 class CLIPTextEmbeddings(nn.Module):
-    """Token plus position: (B, L) -> (B, L, D)."""
+    """Token plus position: (B, L) -> (B, L, D).
+
+    Attributes:
+        learned: (K, D), what the ids from `vocab_size` on stand for, see `toile.models.learned_words`; mostly None.
+    """
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
         self.token_embedding = _embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = _embedding(config.max_position_embeddings, config.hidden_size)
+        self.learned: Tensor | None = None
 
     def forward(self, token_ids: Tensor) -> Tensor:
         length, longest = token_ids.shape[1], self.position_embedding.num_embeddings
         if length > longest:
             raise ToileError(f"{length} tokens were given, this text encoder takes at most {longest}")
-        return self.token_embedding(token_ids) + self.position_embedding.weight[:length]
+        return self._tokens(token_ids) + self.position_embedding.weight[:length]
+
+    def _tokens(self, token_ids: Tensor) -> Tensor:
+        if self.learned is None:
+            return self.token_embedding(token_ids)
+        size = self.token_embedding.num_embeddings
+        own = self.token_embedding(token_ids.clamp(max=size - 1))
+        added = self.learned.to(own)[(token_ids - size).clamp(min=0)]
+        return torch.where((token_ids < size)[..., None], own, added)
 
 
 class CLIPVisionEmbeddings(nn.Module):
@@ -254,7 +267,9 @@ class CLIPTextTransformer(nn.Module):
     def pooled(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """(B, L, D) states -> (B, D): the state of the first end token, which alone has seen the whole text."""
         # Old files call id 2 the end token; there <|endoftext|> is found as the largest id of the vocabulary.
-        is_end = token_ids if self.eos_token_id == 2 else (token_ids == self.eos_token_id).int()
+        size = self.embeddings.token_embedding.num_embeddings
+        of_vocabulary = token_ids.where(token_ids < size, 0)
+        is_end = of_vocabulary if self.eos_token_id == 2 else (token_ids == self.eos_token_id).int()
         return hidden[torch.arange(len(hidden), device=hidden.device), is_end.argmax(dim=-1)]
 
 

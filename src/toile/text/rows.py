@@ -163,14 +163,22 @@ class _Filler:
         tokens = self.tokenizer.tokens(piece.text)
         first_word = len(self.words)
         for index, token in enumerate(tokens):
-            if index == 0 or token.word != tokens[index - 1].word:
+            is_first = index == 0 or token.word != tokens[index - 1].word
+            if is_first:
                 self.words.append((piece.text[token.start : token.end], piece.weight))
             else:
                 text = piece.text[tokens[index - 1].end : token.end]
                 self.words[-1] = (self.words[-1][0] + text, piece.weight)
             if len(self.rows) > self.max_rows and self.rows[-1]:
                 return  # the row that holds the first token to be cut has begun
+            if is_first and token.id >= self.tokenizer.vocab_size:
+                self._make_room(sum(other.word == token.word for other in tokens[index:]))
             self._place(_Placed(token.id, first_word + token.word, part, piece_number, token.start))
+
+    def _make_room(self, count: int) -> None:
+        """Vectors of one learned word stay together in a row."""
+        if self.rows[-1] and len(self.rows[-1]) + count > self.room:
+            self.next_row()
 
     def _place(self, token: _Placed) -> None:
         row = self.rows[-1]

@@ -7,16 +7,17 @@ text can be encoded.
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, trainers
-from tokenizers import Encoding as LibraryEncoding
 from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers.models import BPE
 from torch import Tensor
@@ -30,6 +31,7 @@ DEFAULT_MAX_LENGTH = 77
 MIN_FREQUENCY = 20
 
 _WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+_LEARNABLE = re.compile(r"[^\s()\[\]\\:,|]+")
 _LARGEST_MAX_LENGTH = 2**16  # files without a limit say 1e30, or nothing
 
 
@@ -86,6 +88,9 @@ class Tokenizer:
         max_length: length of a row of ids, start and end included; at least 3.
         special: the special tokens.
 
+    Attributes:
+        learned: words of its own and their ids, see `with_words`.
+
     Raises:
         ToileError: a token is missing from `vocab`, or `max_length` is too small.
     """
@@ -105,6 +110,8 @@ class Tokenizer:
         self.merges = merges
         self.max_length = max_length
         self.special = special
+        self.learned: Mapping[str, range] = {}
+        self._learned: re.Pattern[str] | None = None
         self.start_id, self.end_id, self.pad_id = vocab[special.start], vocab[special.end], vocab[special.pad]
         self._library = _build_library(BPE(vocab, merges, end_of_word_suffix=WORD_END, unk_token=special.unknown))
         self._library.add_special_tokens(special.added())
@@ -192,6 +199,30 @@ class Tokenizer:
         _write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
         _write_text(folder / "special_tokens_map.json", json.dumps(tokens, indent=2) + "\n")
 
+    def with_words(self, words: Mapping[str, int]) -> Tokenizer:
+        """The same tokenizer with words of its own, found before all others, whatever their capitals.
+
+        Args:
+            words: how many ids each stands for. They follow one another from `vocab_size` on, which stays as it is: the
+                text encoder must have learned vectors for them (Gal et al. 2022, "An Image is Worth One Word").
+
+        Raises:
+            ToileError: a word with white space or signs of the prompt grammar, twice, or of more ids than a row holds.
+        """
+        first, learned = self.vocab_size, dict[str, range]()
+        for word, count in words.items():
+            if not _LEARNABLE.fullmatch(word):
+                raise ToileError(f"{word!r} cannot be a word of its own: no white space and none of ( ) [ ] : , | \\")
+            if word.casefold() in learned:
+                raise ToileError(f"{word!r} is there twice; rename one of the files")
+            if not 1 <= count <= self.max_length - 2:
+                raise ToileError(f"{word!r} has {count} vectors; a row holds 1 to {self.max_length - 2}")
+            learned[word.casefold()] = range(first, first + count)
+            first += count
+        other = copy.copy(self)
+        other.learned, other._learned = learned, _pattern_of(learned) if learned else None
+        return other
+
     def encode(self, text: str, truncate: bool = True) -> Encoding:
         """Split a text into tokens.
 
@@ -199,22 +230,39 @@ class Tokenizer:
             text: anything, also empty.
             truncate: keep only what fits into one row (`max_length` - 2 tokens) and report the rest as `cut`.
         """
-        text = _printable_unicode(text)
-        encoded = self._library.encode(text)
-        limit = self.max_length - 2 if truncate else len(encoded.ids)
-        return Encoding(tuple(encoded.ids[:limit]), _cut_text(text, encoded, limit), _unknown_words(text, encoded))
+        tokens = self.tokens(text)
+        limit = self.max_length - 2 if truncate else len(tokens)
+        ids = tuple(token.id for token in tokens[:limit])
+        return Encoding(ids, _cut_text(text, tokens, limit), self._unknown_words(text, tokens))
 
     def tokens(self, text: str) -> list[Token]:
         """All tokens of a text, without start and end, with their places in it; see the module for what a word is."""
-        encoded = self._library.encode(_printable_unicode(text))
-        tokens: list[Token] = []
-        previous: int | None = None
-        for id_, (start, end), word in zip(encoded.ids, encoded.offsets, encoded.word_ids, strict=True):
+        text, tokens, place = _printable_unicode(text), list[Token](), 0
+        for found in self._learned.finditer(text) if self._learned else ():
+            self._split(text, place, found.start(), tokens)
+            number = tokens[-1].word + 1 if tokens else 0
+            ids = self.learned[found.group().casefold()]
+            tokens += [Token(id_, found.start(), found.end(), number) for id_ in ids]
+            place = found.end()
+        self._split(text, place, len(text), tokens)
+        return tokens
+
+    def _split(self, text: str, start: int, end: int, tokens: list[Token]) -> None:
+        """Adds the tokens of `text[start:end]`, which holds no learned word."""
+        encoded, previous = self._library.encode(text[start:end]), None
+        for id_, (first, last), word in zip(encoded.ids, encoded.offsets, encoded.word_ids, strict=True):
             continues = tokens and word is not None and word == previous
             number = tokens[-1].word + (not continues) if tokens else 0
-            tokens.append(Token(id_, start, end, number))
+            tokens.append(Token(id_, start + first, start + last, number))
             previous = word
-        return tokens
+
+    def _unknown_words(self, text: str, tokens: Sequence[Token]) -> tuple[str, ...]:
+        words = []
+        for _, same in groupby(tokens, key=lambda token: token.word):
+            first, *others = same
+            if others and first.id < self.vocab_size:
+                words.append(text[first.start : others[-1].end])
+        return tuple(dict.fromkeys(word for word in words if any(sign.isalpha() for sign in word)))
 
     def row(self, ids: Sequence[int]) -> list[int]:
         """Up to `max_length` - 2 ids as a row of `max_length`: start, ids, end, padding."""
@@ -230,12 +278,12 @@ class Tokenizer:
         Returns:
             ids (B, max_length) int64, and for each text the end that did not fit ("" if all of it did).
         """
-        texts = [_printable_unicode(text) for text in texts]
         limit = self.max_length - 2
         rows, cuts = [], []
-        for text, encoded in zip(texts, self._library.encode_batch(texts), strict=True):
-            rows.append(self.row(encoded.ids[:limit]))
-            cuts.append(_cut_text(text, encoded, limit))
+        for text in texts:
+            tokens = self.tokens(text)
+            rows.append(self.row([token.id for token in tokens[:limit]]))
+            cuts.append(_cut_text(text, tokens, limit))
         return torch.tensor(rows, dtype=torch.int64).reshape(len(texts), self.max_length), tuple(cuts)
 
 
@@ -264,17 +312,14 @@ def _printable_unicode(text: str) -> str:
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def _cut_text(text: str, encoded: LibraryEncoding, limit: int) -> str:
-    return text[encoded.offsets[limit][0] :] if len(encoded.ids) > limit else ""
+def _cut_text(text: str, tokens: Sequence[Token], limit: int) -> str:
+    return _printable_unicode(text)[tokens[limit].start :] if len(tokens) > limit else ""
 
 
-def _unknown_words(text: str, encoded: LibraryEncoding) -> tuple[str, ...]:
-    spelt: dict[int, tuple[int, int]] = {}  # word number -> characters, for words of several tokens
-    for (word, (start, _)), (next_word, (_, end)) in pairwise(zip(encoded.word_ids, encoded.offsets, strict=True)):
-        if word is not None and word == next_word:
-            spelt[word] = (spelt.get(word, (start, end))[0], end)
-    words = (text[start:end] for start, end in spelt.values())
-    return tuple(dict.fromkeys(word for word in words if any(sign.isalpha() for sign in word)))
+def _pattern_of(words: Iterable[str]) -> re.Pattern[str]:
+    """Finds whole words, the longest first."""
+    longest_first = sorted(words, key=len, reverse=True)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
 
 
 def _check_vocab(vocab: dict[str, int], merges: list[tuple[str, str]], special: SpecialTokens) -> None:

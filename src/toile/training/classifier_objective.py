@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,6 @@ from toile.data.records import Record
 from toile.errors import ToileError
 from toile.models.classifier import (
     ARTICLE_TYPE,
-    ATTRIBUTES,
     FIELDS,
     MISSING,
     AttributeClassifier,
@@ -35,6 +34,7 @@ class ClassifierObjectiveConfig:
     Attributes:
         num_article_types: the most frequent types have an output each, all others share one.
         min_label_count: labels of the other attributes on fewer training pictures are left out.
+        attributes: what is told apart, of the names in `toile.models.classifier.FIELDS`.
         max_shift: pictures move by up to so many pixels each way, white comes in. Never flipped or recoloured: the
             direction of a shoe and the shade of a shirt are part of what is judged.
         compile: run the network through torch.compile (needs a C++ compiler; the first step takes a minute).
@@ -42,10 +42,15 @@ class ClassifierObjectiveConfig:
 
     num_article_types: int = 40
     min_label_count: int = 20
+    attributes: tuple[str, ...] = (ARTICLE_TYPE, "base_colour", "gender", "usage")
     max_shift: int = 3
     compile: bool = False
 
     def __post_init__(self) -> None:
+        if ARTICLE_TYPE not in self.attributes or not set(self.attributes) <= set(FIELDS):
+            raise ToileError(
+                f"attributes {', '.join(self.attributes) or 'none'}: {ARTICLE_TYPE} and any of {', '.join(FIELDS)}"
+            )
         if self.num_article_types < 1 or self.min_label_count < 1 or self.max_shift < 0:
             raise ToileError("num_article_types and min_label_count must be at least 1, max_shift at least 0")
 
@@ -90,7 +95,7 @@ class ClassifierObjective:
         """Cross-entropy in nats, summed over attributes; the share named rightly for each attribute."""
         outputs = self._compiled(batch.images) if self.module.training else self.module(batch.images)
         terms, parts = [], {}
-        for index, attribute in enumerate(ATTRIBUTES):
+        for index, attribute in enumerate(self.module.attributes):
             logits, targets = outputs[attribute].float(), batch.targets[:, index]
             known = (targets != MISSING).sum().clamp(min=1)
             terms.append(F.cross_entropy(logits, targets, ignore_index=MISSING, reduction="sum") / known)
@@ -115,23 +120,29 @@ def build_classifier(
     labels = config.labels
     if labels == AttributeLabels():
         records = (pictures.records[int(position)] for position in pictures.train)
-        labels = find_labels(records, objective.num_article_types, objective.min_label_count)
+        labels = find_labels(records, objective.attributes, objective.num_article_types, objective.min_label_count)
+        if missing := set(objective.attributes) - set(labels.attributes):
+            few = objective.min_label_count
+            raise ToileError(f"{', '.join(sorted(missing))}: no label is on {few} training pictures")
     return AttributeClassifier(replace(config, labels=labels, trained_on=pictures.identity))
 
 
-def find_labels(records: Iterable[Record], num_article_types: int, min_count: int) -> AttributeLabels:
+def find_labels(
+    records: Iterable[Record], attributes: Sequence[str], num_article_types: int, min_count: int
+) -> AttributeLabels:
     """The labels in use, most frequent first, equally frequent ones by name.
 
     Args:
         records: of the training side.
+        attributes: which of them are looked for.
         num_article_types: keep so many article types.
         min_count: keep labels of the other attributes that so many records have.
     """
-    counts: dict[str, Counter[str]] = {attribute: Counter() for attribute in ATTRIBUTES}
+    counts: dict[str, Counter[str]] = {attribute: Counter() for attribute in attributes}
     for record in records:
-        for attribute, name in FIELDS.items():
-            if name in record.fields:
-                counts[attribute][record.fields[name]] += 1
+        for attribute, count in counts.items():
+            if FIELDS[attribute] in record.fields:
+                count[record.fields[FIELDS[attribute]]] += 1
     ranked = {
         attribute: sorted(count.items(), key=lambda item: (-item[1], item[0])) for attribute, count in counts.items()
     }

@@ -5,7 +5,7 @@ Shapes: B batch, C x h x w latents, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -28,9 +28,9 @@ from toile.text.tokenizer import Tokenizer
 from toile.training.draws import ShuffledOrder, example_noise, generator, seed_of
 from toile.training.objective import Loss
 from toile.training.pictures import PictureSet
+from toile.training.text_states import TextStates
 
 _SAMPLE_PROMPTS = 16
-_TEXTS_KEPT = 4096  # states of Stable Diffusion's texts take half a gigabyte
 _FEWEST_HELD_OUT = 64
 
 
@@ -51,7 +51,7 @@ class DenoisingObjectiveConfig:
         noise_offset: spread of a shift of the noise of each channel, 0.05 to 0.1 for darker and brighter pictures.
         sample_prompts: of the pictures drawn while training; none = held-out captions.
         sample_guidance, sample_steps: of these pictures.
-        compile: run the networks through torch.compile (needs a C++ compiler; the first step takes minutes).
+        compile: run what learns through torch.compile (needs a C++ compiler; the first step takes minutes).
     """
 
     uncond_share: float = 0.1
@@ -89,6 +89,20 @@ class DenoisingBatch:
     token_ids: Tensor
 
 
+@dataclass(frozen=True)
+class MaskedBatch(DenoisingBatch):
+    """mask: (B, 1, h, w) float32, how much each position counts, 0 to 1 and nowhere 0 throughout."""
+
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class MixedBatch:
+    """Examples of pictures of several shapes: a batch of each."""
+
+    parts: tuple[DenoisingBatch, ...]
+
+
 class TextConditionedUNet(nn.Module):
     """The two networks that learn together, as one module to train, save and average.
 
@@ -98,35 +112,53 @@ class TextConditionedUNet(nn.Module):
     def __init__(self, unet: UNet, text_encoder: CLIPTextModel) -> None:
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
-        self._known: dict[bytes, Tensor] = {}
+        self.known_states = TextStates(text_encoder)
+
+    @property
+    def learns_texts(self) -> bool:
+        """Whether the text encoder, changes to it or words of its own learn."""
+        return any(parameter.requires_grad for parameter in self.text_encoder.parameters())
 
     def forward(self, x_in: Tensor, timesteps: Tensor, token_ids: Tensor) -> Tensor:
         """(B, C, h, w), (B,), (B, L) -> prediction (B, C, h, w)."""
-        return self.unet(x_in.to(self.unet.conv_in.weight.dtype), timesteps, self.states(token_ids))
+        return self.unet(self.like_weights(x_in), timesteps, self.states(token_ids))
 
     def states(self, token_ids: Tensor) -> Tensor:
         """(B, L) -> text states (B, L, D)."""
-        if any(parameter.requires_grad for parameter in self.text_encoder.parameters()):
-            return self.text_encoder(token_ids)
-        texts = [row.numpy().tobytes() for row in token_ids.cpu()]
-        unknown = {text: row for text, row in zip(texts, token_ids, strict=True) if text not in self._known}
-        if unknown:
-            if len(self._known) + len(unknown) > _TEXTS_KEPT:
-                self._known.clear()
-            with torch.no_grad():
-                states = self.text_encoder(torch.stack(list(unknown.values())))
-            self._known |= dict(zip(unknown, states.unbind(), strict=True))
-        return torch.stack([self._known[text] for text in texts])
+        return self.text_encoder(token_ids) if self.learns_texts else self.known_states(token_ids)
+
+    def like_weights(self, x_in: Tensor) -> Tensor:
+        """In the precision of the U-Net's weights."""
+        return x_in.to(self.unet.conv_in.weight.dtype)
+
+
+def compile_networks(networks: TextConditionedUNet) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The networks as one compiled graph; where texts do not learn the U-Net alone, as looking up is no computation."""
+    both, unet = torch.compile(networks, dynamic=False), torch.compile(networks.unet, dynamic=False)
+
+    def forward(x_in: Tensor, timesteps: Tensor, token_ids: Tensor) -> Tensor:
+        if networks.learns_texts:
+            return both(x_in, timesteps, token_ids)
+        return unet(networks.like_weights(x_in), timesteps, networks.states(token_ids))
+
+    return forward
 
 
 class DenoisingObjective:
     """Mean squared error of the prediction: noise (Ho et al. 2020, eq. 14) or velocity (Salimans & Ho 2022).
 
+    With masks the loss of an example is its weighted mean, `sum(w e) / sum(w)`. kohya's `--masked_loss` does not divide
+    by the weights, so that a small mask makes a picture count little; here all pictures count alike.
+
+    Pictures of several shapes are drawn as those of one, in one order and each as often as the others. The examples of
+    a batch are grouped by shape, and pass the networks one group after another.
+
     Args:
         networks: what predicts; see `train_text_encoder`.
         vae: only to show samples.
-        latents: (N, C, h, w) of every picture of the set.
+        latents: (N, C, h, w) of every picture of the set; of each shape, where there are several.
         trained: the part of the networks that learns; None for all that is not frozen.
+        masks: for each shape (n, 1, h, w) in [0, 1], how much each position counts; None = all alike.
     """
 
     def __init__(
@@ -136,38 +168,76 @@ class DenoisingObjective:
         tokenizer: Tokenizer,
         schedule: NoiseSchedule,
         pictures: PictureSet,
-        latents: Tensor,
+        latents: Tensor | tuple[Tensor, ...],
         config: DenoisingObjectiveConfig,
         seed: int,
         num_validation: int = 1024,
         trained: nn.Module | None = None,
+        masks: tuple[Tensor, ...] | None = None,
     ) -> None:
         self.networks = networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if trained is None:
             networks.text_encoder.requires_grad_(config.train_text_encoder)
         self.module = self.networks if trained is None else trained
         self.vae, self.tokenizer, self.schedule = vae, tokenizer, schedule
-        self.pictures, self.latents, self.config, self.seed = pictures, latents, config, seed
+        self.pictures, self.config, self.seed = pictures, config, seed
+        self._has_shapes = not isinstance(latents, Tensor)
+        self._latents = (latents,) if isinstance(latents, Tensor) else latents
+        self._masks = masks
         # Of few pictures each is looked at several times, with other noise.
         self.num_validation = min(num_validation, max(len(pictures.validation), _FEWEST_HELD_OUT))
         self._writer = CaptionWriter()
         self._order = ShuffledOrder(len(pictures.train), seed)
         self._is_single = networks.unet.conv_in.weight.dtype == torch.float32
-        self._compiled = torch.compile(self.networks, dynamic=False) if config.compile else self.networks
+        self._compiled = compile_networks(networks) if config.compile else self.networks
 
-    def batch(self, examples: range) -> DenoisingBatch:
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """(C, h, w) of the latents of a picture of the configured size."""
+        if not self._has_shapes:
+            return tuple(self._latents[0].shape[1:])
+        factor = self.vae.config.downsampling
+        return self._latents[0].shape[1], self.pictures.height // factor, self.pictures.width // factor
+
+    def prepare_texts(self) -> None:
+        """Has the states of captions that are fixed (not drawn from fields) read from the cache, or stored there."""
+        if self.networks.learns_texts:
+            return
+        records = self.pictures.records
+        held_out = [
+            self._full_caption(records[position]) for position in self.pictures.validation[: self.num_validation]
+        ]
+        own = [
+            with_trigger(self.pictures.trigger, caption)
+            for position in np.unique(self.pictures.train)
+            for caption in records[position].captions
+        ]
+        always = ["", *self.config.sample_prompts, *held_out]
+        note = self.networks.known_states.prepare(self.tokenizer.batch(always)[0], self.tokenizer.batch(own)[0])
+        if note:
+            self.pictures.tell(note)
+
+    def batch(self, examples: range) -> DenoisingBatch | MixedBatch:
         """Latents in shuffled order; caption, noise and timestep of each depend on the example's number alone."""
         positions = self.pictures.train[self._order.positions(examples)]
         captions = [
             self._caption(int(position), example) for position, example in zip(positions, examples, strict=True)
         ]
-        return self.assemble(self._latents_at(positions), captions, examples, "train")
+        return self._batch_of(positions, captions, examples, "train")
 
-    def loss(self, batch: DenoisingBatch, step: int) -> Loss:
-        """Mean over latents, weighted as configured.
+    def loss(self, batch: DenoisingBatch | MixedBatch, step: int) -> Loss:
+        """Mean over examples of the mean over latents, weighted as configured.
 
         Held out also "low", "middle" and "high", the means of the thirds of the noise range.
         """
+        of_shapes = batch.parts if isinstance(batch, MixedBatch) else (batch,)
+        errors = torch.cat([self._example_errors(part) for part in of_shapes])
+        timesteps = torch.cat([part.timesteps for part in of_shapes])
+        parts = {} if self.module.training else self._thirds(errors.detach(), timesteps)
+        return Loss(errors.mean(), parts, errors.detach())
+
+    def _example_errors(self, batch: DenoisingBatch) -> Tensor:
+        """(B,)."""
         x_in = self.schedule.noise_latents(batch.latents, batch.noise, batch.timesteps)
         if self.schedule.config.prediction_type == "v_prediction":
             target = self.schedule.velocity_target(batch.latents, batch.noise, batch.timesteps)
@@ -178,9 +248,12 @@ class DenoisingObjective:
         # Autocast is for weights of single precision; others are used as they are.
         with nullcontext() if self._is_single else torch.autocast("cpu", enabled=False):
             prediction = network(x_in, batch.timesteps, batch.token_ids)
-        errors = self._errors(prediction.float(), target).mean(dim=(1, 2, 3)) * self._weights(batch.timesteps)
-        parts = {} if self.module.training else self._thirds(errors.detach(), batch.timesteps)
-        return Loss(errors.mean(), parts, errors.detach())
+        errors = self._errors(prediction.float(), target)
+        if isinstance(batch, MaskedBatch):
+            errors = (errors * batch.mask).mean(dim=(1, 2, 3)) / batch.mask.mean(dim=(1, 2, 3))
+        else:
+            errors = errors.mean(dim=(1, 2, 3))
+        return errors * self._weights(batch.timesteps)
 
     def _errors(self, prediction: Tensor, target: Tensor) -> Tensor:
         squares = F.mse_loss(prediction, target, reduction="none")
@@ -197,7 +270,7 @@ class DenoisingObjective:
         of_prediction = snr + 1 if self.schedule.config.prediction_type == "v_prediction" else snr
         return snr.clamp(max=self.config.min_snr) / of_prediction.clamp_min(torch.finfo(snr.dtype).tiny)
 
-    def validation_batches(self) -> Iterator[DenoisingBatch]:
+    def validation_batches(self) -> Iterator[DenoisingBatch | MixedBatch]:
         """Held-out latents with full captions, fixed noise and evenly spread timesteps."""
         for first in range(0, self.num_validation, 64):
             examples = range(first, min(first + 64, self.num_validation))
@@ -205,13 +278,13 @@ class DenoisingObjective:
                 np.arange(examples.start, examples.stop) % len(self.pictures.validation)
             ]
             captions = [self._full_caption(self.pictures.records[position]) for position in positions]
-            yield self.assemble(self._latents_at(positions), captions, examples, "validation")
+            yield self._batch_of(positions, captions, examples, "validation")
 
     def samples(self) -> Tensor:
         """Pictures (N, 3, H, W) for the sample prompts, or for up to 16 held-out captions, on fixed noise."""
         records = [self.pictures.records[position] for position in self.pictures.validation[:_SAMPLE_PROMPTS]]
         captions = self.config.sample_prompts or [self._full_caption(record) for record in records]
-        noise = example_noise(self.seed, "samples", range(len(captions)), tuple(self.latents.shape[1:]))
+        noise = example_noise(self.seed, "samples", range(len(captions)), self.sample_shape)
         x = sample_latents(self, captions, noise, self.config.sample_steps, self.config.sample_guidance)
         return self.vae.decode_latents(x.to(self.vae.post_quant_conv.weight.dtype)).float()
 
@@ -225,17 +298,36 @@ class DenoisingObjective:
     def _full_caption(self, record: Record) -> str:
         return with_trigger(self.pictures.trigger, self._writer.full(record))
 
-    def _latents_at(self, positions: np.ndarray) -> Tensor:
-        return self.latents[torch.from_numpy(positions)].float()
+    def _batch_of(
+        self, positions: np.ndarray, captions: list[str], examples: range, purpose: str
+    ) -> DenoisingBatch | MixedBatch:
+        """The pictures at these positions with what `assemble` draws for the examples."""
+        if not self._has_shapes:
+            return self._batch_of_shape(0, positions, captions, examples, purpose)
+        assert self.pictures.places is not None
+        shapes, rows = self.pictures.places[positions].T
+        parts = []
+        for shape in np.unique(shapes):
+            own = np.flatnonzero(shapes == shape)
+            own_captions, own_examples = [captions[place] for place in own], [examples[place] for place in own]
+            parts.append(self._batch_of_shape(shape, rows[own], own_captions, own_examples, purpose))
+        return MixedBatch(tuple(parts))
 
-    def assemble(self, latents: Tensor, captions: list[str], examples: range, purpose: str) -> DenoisingBatch:
+    def _batch_of_shape(
+        self, shape: int, rows: np.ndarray, captions: list[str], examples: Sequence[int], purpose: str
+    ) -> DenoisingBatch:
+        chosen = torch.from_numpy(rows)
+        batch = self.assemble(self._latents[shape][chosen].float(), captions, examples, purpose)
+        return batch if self._masks is None else MaskedBatch(**vars(batch), mask=self._masks[shape][chosen])
+
+    def assemble(self, latents: Tensor, captions: list[str], examples: Sequence[int], purpose: str) -> DenoisingBatch:
         """Latents (B, C, h, w) float32 and their captions with the noise and the timesteps of these examples.
 
         Timesteps are drawn as configured, or spread evenly for the purpose "validation"; noise differs by purpose.
         """
-        noise = example_noise(self.seed, purpose, examples, tuple(latents.shape[1:]))
+        noise = self._noise(purpose, examples, tuple(latents.shape[1:]))
         if self.config.noise_offset and purpose != "validation":
-            shifts = example_noise(self.seed, "noise offset", examples, (latents.shape[1], 1, 1))
+            shifts = self._noise("noise offset", examples, (latents.shape[1], 1, 1))
             noise = noise + self.config.noise_offset * shifts
         if purpose != "validation":
             timesteps = torch.stack([self._timestep(example) for example in examples])
@@ -243,6 +335,10 @@ class DenoisingObjective:
             golden = torch.tensor([example * 0.6180339887498949 % 1.0 for example in examples], dtype=torch.float64)
             timesteps = (golden * self.schedule.config.num_train_timesteps).long()
         return DenoisingBatch(latents, noise, timesteps, self.tokenizer.batch(captions)[0])
+
+    def _noise(self, purpose: str, examples: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+        """(B, *shape)."""
+        return torch.cat([example_noise(self.seed, purpose, range(one, one + 1), shape) for one in examples])
 
     def _timestep(self, example: int) -> Tensor:
         draws = generator(self.seed, "timestep", example)

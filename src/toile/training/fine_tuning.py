@@ -13,12 +13,12 @@ from toile.latent_diffusion import LatentDiffusion
 from toile.lora import base_version
 from toile.nn.layers import pack_for_gradients
 from toile.nn.lora import LearningChanges
-from toile.training.denoising_objective import DenoisingObjective, TextConditionedUNet
+from toile.training.denoising_objective import DenoisingObjective, DenoisingObjectiveConfig, TextConditionedUNet
 from toile.training.draws import generator
-from toile.training.latents import load_latents
+from toile.training.latents import check_buckets, latent_masks, load_latents
 from toile.training.lora_targets import target_layers
 from toile.training.pictures import PictureSet
-from toile.training.prior_preservation import PriorPreservation, prior_latents
+from toile.training.prior_preservation import PriorConfig, PriorPreservation, prior_latents
 from toile.training.recipes import FineTuneRecipe, LoRARecipe
 from toile.weights.lora_file import write_lora
 
@@ -39,7 +39,8 @@ class LoRATask:
         layers = target_layers(model, recipe.lora)
         config = recipe.lora
         self.changes = LearningChanges(layers, config.rank, config.scaled_alpha, draws, magnitude=config.dora)
-        self.objective = objective_of(model, pictures, recipe, self.identity["base"], self.changes)
+        objective = objective_of(model, pictures, recipe.objective, recipe.seed, trained=self.changes)
+        self.objective = with_prior(objective, recipe.prior, self.identity["base"])
 
     def export(self, folder: Path) -> None:
         loop, config = self.recipe.loop, self.recipe.lora
@@ -72,7 +73,8 @@ class FineTuneTask:
         self.model.text_encoder.requires_grad_(recipe.objective.train_text_encoder)
         for network in (self.model.unet, self.model.text_encoder):
             pack_for_gradients(network)
-        self.objective = objective_of(self.model, pictures, recipe, self.identity["base"])
+        objective = objective_of(self.model, pictures, recipe.objective, recipe.seed)
+        self.objective = with_prior(objective, recipe.prior, self.identity["base"])
 
     def export(self, folder: Path) -> None:
         self.model.save(folder)
@@ -81,11 +83,13 @@ class FineTuneTask:
 def objective_of(
     model: LatentDiffusion,
     pictures: PictureSet,
-    recipe: LoRARecipe | FineTuneRecipe,
-    base: str,
+    config: DenoisingObjectiveConfig,
+    seed: int,
+    *,
     trained: nn.Module | None = None,
-) -> DenoisingObjective | PriorPreservation:
-    """The objective over a model's networks; `trained` as it takes it, `base` the model's hash."""
+) -> DenoisingObjective:
+    """The objective over a model's networks; `trained` as it takes it."""
+    check_buckets(model.vae, model.unet, pictures)
     objective = DenoisingObjective(
         TextConditionedUNet(model.unet, model.text_encoder),
         model.vae,
@@ -93,10 +97,17 @@ def objective_of(
         model.schedule,
         pictures,
         load_latents(model.vae, pictures),
-        recipe.objective,
-        recipe.seed,
+        config,
+        seed,
         trained=trained,
+        masks=latent_masks(model.vae, pictures),
     )
-    if recipe.prior is None:
-        return objective
-    return PriorPreservation(objective, prior_latents(objective, recipe.prior, base), recipe.prior)
+    objective.prepare_texts()
+    return objective
+
+
+def with_prior(
+    objective: DenoisingObjective, prior: PriorConfig | None, base: str
+) -> DenoisingObjective | PriorPreservation:
+    """The same with examples of a class to keep, if there is one; `base` is the model's hash."""
+    return objective if prior is None else PriorPreservation(objective, prior_latents(objective, prior, base), prior)

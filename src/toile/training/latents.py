@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from toile.device import choose_dtype
 from toile.errors import ToileError
+from toile.models.unet import UNet
 from toile.models.vae import VAE
 from toile.training.pictures import PictureSet
 from toile.weights.files import load_tensors, save_tensors
@@ -25,26 +27,65 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "toile")
 
 
-def load_latents(vae: VAE, pictures: PictureSet) -> Tensor:
+def load_latents(vae: VAE, pictures: PictureSet) -> Tensor | tuple[Tensor, ...]:
     """Scaled latents (N, C, h, w) float16 of every picture, from the cache if they are there.
+
+    Of pictures in buckets one such tensor for each of their shapes, in the order of `pictures.sizes`.
 
     The name in the cache is a hash of the autoencoder's weights and the pictures' identity, so it cannot be stale.
     """
     path = cache_folder() / f"latents-{_content_hash(vae, pictures)}.safetensors"
+    names = ["latents"]
+    if pictures.places is not None:
+        names = [f"latents {width}x{height}" for width, height in pictures.sizes]
     if path.exists():
-        return load_tensors(path)["latents"]
-    latents = encode_pictures(vae, pictures, np.arange(len(pictures.records)))
-    if not torch.isfinite(latents).all():
-        raise ToileError("the autoencoder gives latents that are not finite in float16; train it anew")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, {"latents": latents}, {"pictures": pictures.identity})
-    return latents
+        found = load_tensors(path)
+        latents = [found[name] for name in names]
+    else:
+        of_picture = np.zeros(len(pictures.records), dtype=np.int64)
+        if pictures.places is not None:
+            of_picture = pictures.places[:, 0]
+        latents = [encode_pictures(vae, pictures, np.flatnonzero(of_picture == shape)) for shape in range(len(names))]
+        if not all(torch.isfinite(of_shape).all() for of_shape in latents):
+            raise ToileError("the autoencoder gives latents that are not finite in float16; train it anew")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(path, dict(zip(names, latents, strict=True)), {"pictures": pictures.pixels_identity})
+    return latents[0] if pictures.places is None else tuple(latents)
+
+
+def latent_masks(vae: VAE, pictures: PictureSet) -> tuple[Tensor, ...] | None:
+    """How much each position of the latents counts: the pictures' masks averaged to their size.
+
+    Returns:
+        for each shape of the pictures (n, 1, h, w) float32 in [0, 1]; None for pictures without masks.
+    """
+    if pictures.masks is None:
+        return None
+    factor = vae.config.downsampling
+    return tuple(
+        torch.cat([F.avg_pool2d(rows[:, None] / 255, factor) for rows in of_shape.split(64)])
+        for of_shape in pictures.masks
+    )
+
+
+def check_buckets(vae: VAE, unet: UNet, pictures: PictureSet) -> None:
+    """Refuses shapes whose sides the networks cannot halve as often as they do.
+
+    Raises:
+        ToileError: the step of the buckets is no multiple of what they shrink by.
+    """
+    factor = vae.config.downsampling * 2 ** (len(unet.config.block_out_channels) - 1)
+    if pictures.bucket_step is not None and pictures.bucket_step % factor:
+        raise ToileError(
+            f"data.bucket_step {pictures.bucket_step}: the autoencoder and the U-Net of this model shrink pictures by "
+            f"{factor}; give a multiple of that"
+        )
 
 
 @torch.no_grad()
 def encode_pictures(vae: VAE, pictures: PictureSet, positions: np.ndarray) -> Tensor:
-    """Scaled latents (len(positions), C, h, w) float16."""
-    height, width = pictures.pixels.shape[1:3]
+    """Scaled latents (len(positions), C, h, w) float16 of pictures of one shape."""
+    height, width = pictures.images(positions[:1]).shape[2:]
     batch_size = min(64, max(1, _PIXELS_TOGETHER // (height * width)))
     dtype = choose_dtype("auto", torch.device("cpu"))
     rows = []
@@ -56,7 +97,7 @@ def encode_pictures(vae: VAE, pictures: PictureSet, positions: np.ndarray) -> Te
 
 
 def _content_hash(vae: VAE, pictures: PictureSet) -> str:
-    digest = hashlib.sha256(f"{pictures.identity}:{vae.config}".encode())
+    digest = hashlib.sha256(f"{pictures.pixels_identity}:{vae.config}".encode())
     for name, weight in sorted(vae.state_dict().items()):
         if name.startswith(("encoder.", "quant_conv.")):
             digest.update(weight.float().contiguous().numpy().tobytes())

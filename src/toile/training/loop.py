@@ -6,16 +6,17 @@ one bit for bit on a CPU, because every draw is a function of the step and the s
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from toile.errors import ToileError, WorkFailedError
 from toile.training.ema import PowerEMA
@@ -30,8 +31,10 @@ from toile.training.records import (
     StepRecord,
     ValidationRecord,
 )
+from toile.training.sharding import WholeWeights
 from toile.training.state import TrainingState, build_state
-from toile.weights.snapshot import RunLock, load_latest, save_snapshot
+from toile.weights.files import load_tensors, read_metadata
+from toile.weights.snapshot import RunLock, Snapshot, load_latest, save_snapshot
 
 _MAX_BAD_STEPS_IN_A_ROW = 3
 ALONE = Processes()
@@ -53,6 +56,8 @@ class LoopConfig:
         ema_widths: relative widths of the averages kept.
         precision: "bf16" runs the networks under autocast with float32 master weights; "float32" does not.
         validate_every, sample_every, save_every: in steps; 0 is never (a finished run is always saved).
+        sharded: of several processes each holds a part of the weights, and of all that belongs to them; one process
+            holds all. How they are held is no part of a run: it may change when the run is resumed.
     """
 
     steps: int
@@ -69,6 +74,7 @@ class LoopConfig:
     validate_every: int = 500
     sample_every: int = 0
     save_every: int = 500
+    sharded: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1 or not self.learning_rate > 0 or not self.clip_norm > 0:
@@ -120,7 +126,7 @@ def train(
     accept_changes: bool = False,
     minutes: float | None = None,
     export: Callable[[], None] | None = None,
-    processes: Processes = ALONE,
+    weights: WholeWeights | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Record, None, None]:
     """Trains until the steps are done, the time is over, or it is told to stop; closing the generator saves too.
@@ -133,24 +139,25 @@ def train(
         accept_changes: resume even though `identity` changed.
         minutes: stop, resumable, after this time.
         export: called at the end, while the objective's module holds its best weights; not when told to stop.
-        processes: those that train together. All yield their steps; only the first writes, validates and samples.
+        weights: how the processes that train together hold the module; by default this one is alone. All processes
+            yield their steps; only the first writes, validates and samples.
         should_stop: asked after each step; one process that is told to stop stops all.
 
     Raises:
         ToileError: nothing to resume, something to overwrite, a changed identity.
-        WorkFailedError: three bad steps in a row.
+        WorkFailedError: three bad steps in a row; another process has ended.
     """
+    weights = weights or WholeWeights(objective.module, ALONE)
+    processes = weights.processes
     deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
-    is_first = processes.is_first
+    is_first, takes_part = processes.is_first, processes.is_first or weights.is_sharded
     config.parts_of(processes)
     with RunLock(directory) if is_first else nullcontext():
-        state = build_state(
-            objective.module, config.learning_rate, config.betas, config.weight_decay, config.ema_widths
-        )
+        state = build_state(weights, config.learning_rate, config.betas, config.weight_decay, config.ema_widths)
         yield from _restore(state, directory, identity, resume, accept_changes)
         reason = "done"
         try:
-            if state.step == 0 and config.sample_every and is_first:
+            if state.step == 0 and config.sample_every and takes_part:
                 yield from _sample(objective, config, state)
             while state.step < config.steps:
                 asked, late = processes.add_up([float(should_stop()), float(time.monotonic() >= deadline)])
@@ -158,32 +165,34 @@ def train(
                     reason = "stopped" if asked else "time"
                     break
                 yield _update(objective, config, state, processes)
-                if not is_first:
+                if not takes_part:
                     continue
                 if _due(state.step, config.validate_every, config.steps):
-                    yield _validate(objective, config, state)
+                    yield from _validate(objective, config, state)
                 if _due(state.step, config.sample_every, config.steps + 1):
                     yield from _sample(objective, config, state)
                 if _due(state.step, config.save_every, config.steps):
-                    yield SavedRecord(state.step, _save(state, directory / "state", identity))
+                    yield from _save(state, directory / "state", identity)
         except GeneratorExit:
-            if is_first:
-                _save(state, directory / "state", identity)
+            if is_first and not weights.is_sharded:  # which a process cannot save alone: the latest state stands
+                list(_save(state, directory / "state", identity))
             raise
-        if not is_first:
+        if not takes_part:
             yield EndRecord(state.step, reason, "")
             return
-        yield SavedRecord(state.step, _save(state, directory / "state", identity))
+        yield from _save(state, directory / "state", identity)
         if reason == "stopped":
             yield EndRecord(state.step, reason, "")
             return
-        held_out = _validate(objective, config, state)
-        yield held_out
-        best = _lowest(held_out.losses)
-        if export is not None:
-            with _weights_of(best, state):
+        names, best = _names_of_weights(state), 0
+        for held_out in _validate(objective, config, state):
+            yield held_out
+            best = names.index(_lowest(held_out.losses))
+        best = weights.from_first(best)
+        with _weights_of(names[best], state) as looks:
+            if looks and export is not None:
                 export()
-        yield EndRecord(state.step, reason, best)
+        yield EndRecord(state.step, reason, names[best] if is_first else "")
 
 
 def _due(step: int, every: int, last: int) -> bool:
@@ -192,27 +201,27 @@ def _due(step: int, every: int, last: int) -> bool:
 
 def _update(objective: Objective[Batch], config: LoopConfig, state: TrainingState, processes: Processes) -> StepRecord:
     started = time.monotonic()
-    state.module.train()
+    weights = state.weights
+    weights.module.train()
     rate = config.learning_rate_at(state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    state.optimizer.zero_grad(set_to_none=True)
+    weights.forget_gradients()
     size, own_parts = config.parts_of(processes)
     num_parts = config.batch_size // size
     total, parts = 0.0, dict[str, float]()
     for part in own_parts:
         first = state.step * config.batch_size + part * size
         batch = objective.batch(range(first, first + size))
-        with autocast(config.precision):
-            loss = objective.loss(batch, state.step)
-        (loss.total / num_parts).backward()
+        with autocast(config.precision, keeps_casts=not weights.is_sharded):
+            loss = weights.loss(partial(objective.loss, batch, state.step))
+        weights.send_back(loss.total / num_parts)
         total += float(loss.total.detach()) / num_parts
         for name, value in loss.parts.items():
             parts[name] = parts.get(name, 0.0) + float(value) / num_parts
-    processes.add_up_gradients(state.module.parameters())
+    norm = weights.collect_gradients(config.clip_norm)
     total, *sums = processes.add_up([total, *parts.values()])
     parts = dict(zip(parts, sums, strict=True))
-    norm = float(nn.utils.clip_grad_norm_(state.module.parameters(), config.clip_norm))
     skipped = not (math.isfinite(total) and math.isfinite(norm))
     if skipped:
         state.skipped_steps += 1
@@ -228,28 +237,25 @@ def _update(objective: Objective[Batch], config: LoopConfig, state: TrainingStat
     state.step += 1
     if not skipped:
         for average in state.averages:
-            average.update(state.module, state.step - state.skipped_steps)
+            average.update(weights, state.step - state.skipped_steps)
     seconds = time.monotonic() - started
     return StepRecord(state.step, total, parts, rate, norm, config.batch_size / seconds, skipped)
 
 
-def autocast(precision: str) -> AbstractContextManager[object]:
-    """Autocast to bfloat16 on the CPU, or nothing."""
-    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+def autocast(precision: str, *, keeps_casts: bool = True) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 on the CPU, or nothing; with casts of weights kept as long as it is open, or made anew."""
+    if precision != "bf16":
+        return nullcontext()
+    return torch.autocast("cpu", torch.bfloat16, cache_enabled=keeps_casts)
 
 
-@contextmanager
-def _weights_of(who: str, state: TrainingState) -> Iterator[None]:
-    """Puts an average into the module for a while; "live" changes nothing."""
-    average = {_name(average): average for average in state.averages}.get(who)
-    if average is not None:
-        average.swap(state.module)
-    state.module.eval()
-    try:
-        yield
-    finally:
-        if average is not None:
-            average.swap(state.module)
+def _weights_of(who: str, state: TrainingState) -> AbstractContextManager[bool]:
+    """Puts an average into the module for a while, "live" changes nothing; tells whether this process is to look."""
+    return state.weights.shown({_name(average): average for average in state.averages}.get(who))
+
+
+def _names_of_weights(state: TrainingState) -> list[str]:
+    return ["live", *map(_name, state.averages)]
 
 
 def _name(average: PowerEMA) -> str:
@@ -257,12 +263,15 @@ def _name(average: PowerEMA) -> str:
 
 
 @torch.no_grad()
-def _validate(objective: Objective[Batch], config: LoopConfig, state: TrainingState) -> ValidationRecord:
+def _validate(objective: Objective[Batch], config: LoopConfig, state: TrainingState) -> Iterator[ValidationRecord]:
+    """One record on the first process, none on the others."""
     losses = {}
-    for who in ["live", *map(_name, state.averages)]:
-        with _weights_of(who, state):
-            losses[who] = _held_out_losses(objective, config, state)
-    return ValidationRecord(state.step, losses)
+    for who in _names_of_weights(state):
+        with _weights_of(who, state) as looks:
+            if looks:
+                losses[who] = _held_out_losses(objective, config, state)
+    if losses:
+        yield ValidationRecord(state.step, losses)
 
 
 def _lowest(losses: Mapping[str, Mapping[str, float]]) -> str:
@@ -290,20 +299,29 @@ def _held_out_losses(objective: Objective[Batch], config: LoopConfig, state: Tra
 
 @torch.no_grad()
 def _sample(objective: Objective[Batch], config: LoopConfig, state: TrainingState) -> Iterator[SampleRecord]:
-    with _weights_of(_name(state.averages[0]) if state.averages else "live", state), autocast(config.precision):
-        images = objective.samples()
+    images = None
+    with _weights_of(_name(state.averages[0]) if state.averages else "live", state) as looks:
+        if looks:
+            with autocast(config.precision):
+                images = objective.samples()
     if images is not None:
         yield SampleRecord(state.step, images.float())
 
 
-def _save(state: TrainingState, directory: Path, identity: Mapping[str, Any]) -> Path:
+def _save(state: TrainingState, directory: Path, identity: Mapping[str, Any]) -> Iterator[SavedRecord]:
+    """One record on the first process, none on the others."""
     facts = {
         "step": state.step,
         "skipped_steps": state.skipped_steps,
         "bad_steps_in_a_row": state.bad_steps_in_a_row,
         "identity": dict(identity),
     }
-    return save_snapshot(directory, state.step, state.tensors(), facts)
+    path = None
+    with state.saved_tensors(directory) as tensors:
+        if tensors is not None:
+            path = save_snapshot(directory, state.step, tensors, facts)
+    if path is not None:
+        yield SavedRecord(state.step, path)
 
 
 def check_start(directory: Path, resume: bool) -> None:
@@ -319,16 +337,30 @@ def _restore(
     state: TrainingState, directory: Path, identity: Mapping[str, Any], resume: bool, accept_changes: bool
 ) -> Iterator[SavedRecord]:
     check_start(directory, resume)
-    snapshot = load_latest(directory / "state") if resume else None
+    snapshot = _latest(state.weights, directory / "state") if resume else None
     if snapshot is None:
         return
-    changed = changed_keys(snapshot.facts["identity"], identity)
+    changed = [key for key in changed_keys(snapshot.facts["identity"], identity) if key != "loop.sharded"]
     if changed and not accept_changes:
         raise ToileError(
             f"resuming would change {', '.join(changed)}: undo the change, or add --accept-changes to go on with it"
         )
     state.load(snapshot.tensors, snapshot.facts)
     yield SavedRecord(state.step, snapshot.path, snapshot.warnings)
+
+
+def _latest(weights: WholeWeights, directory: Path) -> Snapshot | None:
+    """The latest sound state; of sharded weights, the others than the first process map its file, to take a part."""
+    if not weights.is_sharded:
+        return load_latest(directory)
+    snapshot = load_latest(directory) if weights.processes.is_first else None
+    step = weights.from_first(snapshot.step if snapshot is not None else 0)
+    if snapshot is not None:
+        return snapshot
+    [path] = (path for path in directory.glob("step-*.safetensors") if int(path.stem.removeprefix("step-")) == step)
+    return Snapshot(
+        step, load_tensors(path, allow_nonfinite=True), json.loads(read_metadata(path)["facts"]), path, warnings=()
+    )
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -14,9 +14,21 @@ from torch import Tensor
 from toile.data.captions import CaptionWriter
 from toile.data.images import images_from_pixels
 from toile.data.records import Record
-from toile.data.sources import find_data, load_pictures, open_source
+from toile.data.sources import (
+    MOST_ENLARGED,
+    LoadedBuckets,
+    LoadedPictures,
+    bucket_sizes,
+    find_data,
+    load_buckets,
+    load_pictures,
+    open_masks,
+    open_source,
+)
 from toile.data.split import split_by_content
 from toile.errors import ToileError
+
+_TASKS_OF_WHOLE_PICTURES = ("vae", "clip", "classifier")
 
 
 @dataclass(frozen=True)
@@ -24,9 +36,16 @@ class DataConfig:
     """Which pictures, at which size, and how they are divided.
 
     Attributes:
-        source: a known name ("products", "fashion-mnist"), found through TOILE_DATA, unless `path` is given.
+        source: a known name ("products", "fashion-mnist", "monet"), or "owner/name" of a data set on the hub that
+            `toile data get` has fetched; looked for in the folder TOILE_DATA, unless `path` is given.
         path: a zip or folder of any known layout.
         width, height: of the pictures in pixels; smaller ones are padded with white.
+        buckets: let pictures keep their shapes: each is scaled to cover, and cut evenly to, the size of most like shape
+            among those of about width x height pixels (see `toile.data.sources.bucket_sizes`).
+        bucket_step: sides of these sizes are multiples of it, and so must width and height be. It must be a multiple
+            of what autoencoder and U-Net shrink by: 64 suits Stable Diffusion, 16 the bundled model.
+        masks: what of the pictures counts: a folder or zip with a grey picture of the same name for each (white counts,
+            black does not), or "alpha" for their own transparency.
         split_seed: of the 90/5/5 split by content.
         limit: use only the first so many records (for trials and tests).
         caption: of pictures without words of their own, in image folders.
@@ -47,47 +66,144 @@ class DataConfig:
     keep: Path | None = None
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     words: tuple[str, ...] = ()
+    buckets: bool = False
+    bucket_step: int = 64
+    masks: Path | None = None
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1 or (self.limit is not None and self.limit < 1):
             raise ToileError(f"data: width {self.width}, height {self.height}, limit {self.limit}: at least 1")
+        if self.buckets and len(bucket_sizes(self.width, self.height, self.bucket_step)) == 1:
+            raise ToileError(
+                f"data.bucket_step {self.bucket_step}: {self.width}x{self.height} is then the only size there is, "
+                "to which all pictures would be cut: give a smaller step, or leave out data.buckets"
+            )
+
+    def check_use(self, task: str, *, sharded: bool, compiles: bool) -> None:
+        """Refuses what cannot go together, before anything is read.
+
+        Args:
+            task: what learns from the pictures, as in a recipe.
+            sharded: whether processes hold parts of the weights, which they must all use equally often.
+            compiles: whether networks are compiled, which happens for each shape and number of pictures.
+
+        Raises:
+            ToileError: buckets or masks that the task cannot use.
+        """
+        for is_set, key in ((self.buckets, "data.buckets"), (self.masks is not None, "data.masks")):
+            if is_set and task in _TASKS_OF_WHOLE_PICTURES:
+                raise ToileError(f"{key}: task {task!r} takes pictures of one shape, whole: leave it out")
+        if self.buckets and sharded:
+            raise ToileError("loop.sharded=true needs pictures of one shape: leave out one of it and data.buckets")
+        if self.buckets and compiles:
+            raise ToileError(
+                "objective.compile=true compiles anew for each number of pictures of each shape: "
+                "leave out one of it and data.buckets"
+            )
 
 
 class PictureSet:
     """Pictures of one source with their records, divided into train, validation and test positions.
 
     Attributes:
-        pixels: (N, H, W, 3) uint8.
+        width, height: as configured.
+        bucket_step: as configured, where pictures have several shapes; None where all are width x height.
+        sizes: (width, height) of the shapes there are.
+        places: where pictures have several shapes, for each the number of its shape and its row there, (N, 2) int64.
+        masks: for each shape (n, H, W) uint8, 255 = counts; None without masks.
         records: one for each picture.
         train, validation, test: positions, int64 arrays; in `train` as often as a record is to be repeated.
-        identity: changes when the data, the size or the split change.
+        identity: changes when the data, the size, the split or the masks change.
+        pixels_identity: the same but for the masks.
         summary: what was read and dropped, for people.
     """
 
     def __init__(self, config: DataConfig) -> None:
         source = open_source(find_data(config.source, config.path), config.caption)
         indices = chosen_records(source.records, config)[: config.limit]
-        loaded = load_pictures(source, config.width, config.height, indices)
+        mask_of = None
+        if config.masks is not None:
+            mask_of = open_masks(config.masks, [source.records[index].key for index in indices])
+        self.width, self.height = config.width, config.height
+        self.places: np.ndarray | None = None
+        self.bucket_step: int | None = None
+        shapes = ""
+        loaded: LoadedPictures | LoadedBuckets
+        pixels: tuple[np.ndarray, ...]
+        masks: tuple[np.ndarray, ...] | None
+        if config.buckets:
+            sizes = bucket_sizes(config.width, config.height, config.bucket_step)
+            loaded = in_buckets = load_buckets(source, sizes, indices, mask_of)
+            pixels, masks = in_buckets.pixels, in_buckets.masks
+            self.sizes, self.places, self.bucket_step = in_buckets.sizes, in_buckets.places, config.bucket_step
+            shapes = _in_shapes(in_buckets)
+        else:
+            loaded = plain = load_pictures(source, config.width, config.height, indices, mask_of)
+            pixels = (np.ascontiguousarray(plain.pixels),)
+            masks = None if plain.masks is None else (np.ascontiguousarray(plain.masks),)
+            self.sizes = ((config.width, config.height),)
         if not len(loaded.kept):
             raise ToileError(f"{config.path or config.source}: no pictures")
         titles = [source.title(int(index)) for index in loaded.kept]
         split = split_by_content(loaded.hashes, titles, seed=config.split_seed)
-        self.pixels = torch.from_numpy(np.ascontiguousarray(loaded.pixels))
+        self._pixels = tuple(map(torch.from_numpy, pixels))
+        self.masks = None if masks is None else tuple(map(torch.from_numpy, masks))
         self.records: tuple[Record, ...] = tuple(source.records[int(index)] for index in loaded.kept)
         self.trigger = config.trigger
         repeats = np.array([record.repeats for record in self.records])
         self.train = np.repeat(split.train, repeats[split.train])
         self.validation, self.test = split.validation, split.test
-        self.identity = f"{source.identity}:{config.width}x{config.height}:{config.split_seed}:{len(self.records)}"
+        identity = f"{source.identity}:{config.width}x{config.height}:{config.split_seed}:{len(self.records)}"
         if config.keep is not None or config.only or config.words:
             chosen = hashlib.sha256(" ".join(record.key for record in self.records).encode()).hexdigest()
-            self.identity += f":{chosen[:16]}"
-        self.summary = f"{source.report.summary()} {loaded.report.summary()}"
+            identity += f":{chosen[:16]}"
+        if config.buckets:
+            identity += f":buckets of {config.bucket_step}"
+        self.pixels_identity = self.identity = identity
+        if masks is not None:
+            digest = hashlib.sha256()
+            for of_shape in masks:
+                digest.update(of_shape.data)
+            self.identity += f":masks {digest.hexdigest()[:16]}"
+        self.summary = f"{source.report.summary()} {loaded.report.summary()}{shapes}"
+
+    @property
+    def pixels(self) -> Tensor:
+        """(N, H, W, 3) uint8, where all pictures are of one shape.
+
+        Raises:
+            ToileError: they are in buckets.
+        """
+        if self.places is not None:
+            raise ToileError("data.buckets: these pictures have several shapes; leave it out where one is needed")
+        return self._pixels[0]
 
     def images(self, positions: np.ndarray) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1], channels_last."""
-        images = images_from_pixels(self.pixels[torch.from_numpy(positions)])
+        """Images (B, 3, H, W) in [-1, 1], channels_last.
+
+        Raises:
+            ToileError: they are of several shapes.
+        """
+        pixels, rows = self._pixels[0], positions
+        if self.places is not None:
+            numbers, rows = self.places[positions].T
+            if len(set(numbers.tolist())) != 1:
+                raise ToileError("data.buckets: pictures of several shapes make no batch; leave it out")
+            pixels = self._pixels[numbers[0]]
+        images = images_from_pixels(pixels[torch.from_numpy(rows)])
         return images.contiguous(memory_format=torch.channels_last)
+
+    def tell(self, sentence: str) -> None:
+        """Adds to what people are told of the data when a run begins."""
+        self.summary = f"{self.summary} {sentence}"
+
+
+def _in_shapes(loaded: LoadedBuckets) -> str:
+    most_first = sorted(zip(map(len, loaded.pixels), loaded.sizes, strict=True), reverse=True)
+    text = f" Shapes: {', '.join(f'{count:,} of {width}x{height}' for count, (width, height) in most_first)}."
+    if loaded.padded:
+        text += f" {loaded.padded:,} are too small for theirs: enlarged {MOST_ENLARGED:g} times and padded with white."
+    return text
 
 
 def chosen_records(records: Sequence[Record], config: DataConfig) -> list[int]:

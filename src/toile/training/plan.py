@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from toile.device import available_bytes, give_back_freed_memory, peak_memory, reset_peak_memory
 from toile.errors import ToileError
 from toile.training.loop import ALONE, AUTO, LoopConfig, autocast
 from toile.training.objective import Batch, Objective
-from toile.training.processes import Processes
 from toile.training.records import PlanRecord
+from toile.training.sharding import WholeWeights
 
 _NUM_TRIALS = 3
 _FLOAT32_BYTES = 4
@@ -24,7 +26,7 @@ def plan_run(
     objective: Objective[Batch],
     config: LoopConfig,
     directory: Path,
-    processes: Processes = ALONE,
+    weights: WholeWeights | None = None,
     *,
     compiles: bool = False,
 ) -> PlanRecord:
@@ -34,56 +36,68 @@ def plan_run(
         objective: what will be trained; its weights stay as they are.
         config: with `micro_batch_size` "auto" the largest part of a batch is chosen that fits into memory.
         directory: of the run.
-        processes: those that train together; the first one chooses.
+        weights: how the processes that train together hold the module, each its share of the moments; the first one
+            chooses. By default this one is alone.
         compiles: the networks are compiled for each number of examples, so no other than the run's is tried.
 
     Raises:
-        ToileError: the run does not fit into memory, or its states do not fit on the disk.
+        ToileError: the run does not fit into memory, or its states do not fit on the disk; compiled networks cannot be
+            sharded, nor tried with several numbers of examples.
     """
+    weights = weights or WholeWeights(objective.module, ALONE)
+    processes = weights.processes
     objective.module.train()
-    trained = [parameter for parameter in objective.module.parameters() if parameter.requires_grad]
-    numbers = sum(parameter.numel() for parameter in trained)
-    moments = 2 * _FLOAT32_BYTES * numbers
+    trained = list(weights.trained().values())
+    own = sum(weight.numel() for weight in trained)
+    moments = 2 * _FLOAT32_BYTES * own
     free = available_bytes(trained[0].device)
+    trial = partial(_trial, objective, config, weights)
     if compiles:
+        if weights.is_sharded:
+            raise ToileError(
+                "loop.sharded=true divides the layers' weights, which torch.compile wants whole: "
+                "add objective.compile=false"
+            )
         if config.micro_batch_size == AUTO:
             raise ToileError(
                 f'micro_batch_size "{AUTO}" tries several numbers of examples: add objective.compile=false'
             )
         size, parts = config.parts_of(processes)
     else:
-        each = _bytes_of_one_more(objective, config)
+        each = _bytes_of_one_more(trial, (1, 3))
         if config.micro_batch_size == AUTO:
             chosen = largest_that_fits(config, processes.count, each, free, moments)
             config = replace(config, micro_batch_size=int(processes.add_up([chosen * float(processes.is_first)])[0]))
         size, parts = config.parts_of(processes)
         check_memory(size, each, free, moments)
-    trials = [_trial(objective, config, size) for _ in range(_NUM_TRIALS)]
+    trials = [trial(size) for _ in range(_NUM_TRIALS)]
     seconds = min(trial[0] for trial in trials[1:]) * len(parts)
     peak = max(trial[1] for trial in trials) + moments
-    disk = _STATES_ON_DISK * _FLOAT32_BYTES * numbers * (3 + len(config.ema_widths))
+    numbers = sum(weight.numel() for weight in objective.module.parameters() if weight.requires_grad)
+    num_states = _STATES_ON_DISK + weights.is_sharded  # which are laid aside on the way there
+    disk = num_states * _FLOAT32_BYTES * numbers * (3 + len(config.ema_widths))
     _check_disk(disk, directory)
     return PlanRecord(0, size, seconds, seconds * config.steps, peak, disk)
 
 
-def _trial(objective: Objective[Batch], config: LoopConfig, size: int) -> tuple[float, int]:
+def _trial(objective: Objective[Batch], config: LoopConfig, weights: WholeWeights, size: int) -> tuple[float, int]:
     """Seconds and most memory of one pass forwards and back with so many examples."""
     give_back_freed_memory()
     reset_peak_memory()
     started = time.monotonic()
     batch = objective.batch(range(size))
-    with autocast(config.precision):
-        loss = objective.loss(batch, 0)
-    loss.total.backward()
-    objective.module.zero_grad(set_to_none=True)
+    with autocast(config.precision, keeps_casts=not weights.is_sharded):
+        loss = weights.loss(partial(objective.loss, batch, 0))
+    weights.send_back(loss.total)
+    weights.forget_gradients()
     return time.monotonic() - started, peak_memory() or 0
 
 
-def _bytes_of_one_more(objective: Objective[Batch], config: LoopConfig) -> int:
-    """How much more memory a pass takes for one more example, from trials with 1, 2 and 3; 0 where it is not told."""
-    _trial(objective, config, 1)  # whatever is allocated once
-    peaks = [_trial(objective, config, size)[1] for size in (1, 3)]
-    return max(0, (peaks[1] - peaks[0]) // 2)
+def _bytes_of_one_more(trial: Callable[[int], tuple[float, int]], sizes: tuple[int, int]) -> int:
+    """How much more memory a pass takes for one more example, from two numbers of them; 0 where it is not told."""
+    trial(1)  # whatever is allocated once
+    few, many = (trial(size)[1] for size in sizes)
+    return max(0, (many - few) // (sizes[1] - sizes[0]))
 
 
 def largest_that_fits(config: LoopConfig, num_processes: int, each: int, free: int | None, more: int) -> int:

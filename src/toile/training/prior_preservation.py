@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from toile.errors import ToileError
-from toile.training.denoising_objective import DenoisingBatch, DenoisingObjective, sample_latents
+from toile.training.denoising_objective import DenoisingBatch, DenoisingObjective, MixedBatch, sample_latents
 from toile.training.draws import example_noise, seed_of
 from toile.training.latents import cache_folder
 from toile.training.objective import Loss
@@ -50,7 +50,7 @@ class PriorConfig:
 class AccompaniedBatch:
     """Examples, and as many of what is to be kept."""
 
-    own: DenoisingBatch
+    own: DenoisingBatch | MixedBatch
     prior: DenoisingBatch
 
 
@@ -79,15 +79,15 @@ class PriorPreservation:
         prior = self.objective.assemble(self.prior[numbers].float(), captions, examples, "prior")
         return AccompaniedBatch(self.objective.batch(examples), prior)
 
-    def loss(self, batch: AccompaniedBatch | DenoisingBatch, step: int) -> Loss:
+    def loss(self, batch: AccompaniedBatch | DenoisingBatch | MixedBatch, step: int) -> Loss:
         """Held out, the objective's own."""
-        if isinstance(batch, DenoisingBatch):
+        if not isinstance(batch, AccompaniedBatch):
             return self.objective.loss(batch, step)
         own, prior = self.objective.loss(batch.own, step), self.objective.loss(batch.prior, step)
         parts = {**own.parts, "own": own.total.detach(), "prior": prior.total.detach()}
         return Loss(own.total + self.config.weight * prior.total, parts)
 
-    def validation_batches(self) -> Iterator[DenoisingBatch]:
+    def validation_batches(self) -> Iterator[DenoisingBatch | MixedBatch]:
         """The objective's."""
         return self.objective.validation_batches()
 
@@ -104,7 +104,7 @@ def prior_latents(objective: DenoisingObjective, config: PriorConfig, base: str)
         config: what to make.
         base: the hash of the model.
     """
-    shape, seed = tuple(objective.latents.shape[1:]), objective.seed
+    shape, seed = objective.sample_shape, objective.seed
     content = f"{base}:{shape}:{seed}:{sorted(asdict(config).items())}"
     path = cache_folder() / f"prior-{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
     if path.exists():

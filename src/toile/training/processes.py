@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -62,10 +62,43 @@ class Processes:
             for gradient, part in zip(together, flat.split([g.numel() for g in together]), strict=True):
                 gradient.copy_(part.view(gradient.shape))
 
+    def rows_of(self, whole: Tensor) -> Tensor:
+        """This process's part of a tensor: rows in a run, as `torch.chunk` divides; the last parts may be empty."""
+        each = self._rows_each(len(whole))
+        return whole[self.rank * each : (self.rank + 1) * each]
+
+    def gather_rows(self, part: Tensor, num_rows: int) -> Tensor | None:
+        """On the first process the tensor of so many rows of which each holds its part, None on the others."""
+        each = self._rows_each(num_rows)
+        padded = part.new_zeros(each, *part.shape[1:])  # all must send equally much
+        padded[: len(part)] = part
+        whole = part.new_empty(each * self.count, *part.shape[1:]) if self.is_first else None
+        with self._noticing(""):
+            distributed.gather(padded, None if whole is None else list(whole.split(each)))
+        return None if whole is None else whole[:num_rows]
+
+    def _rows_each(self, num_rows: int) -> int:
+        return -(-num_rows // self.count)
+
     def _reduce(self, values: Tensor) -> None:
-        try:
+        with self._noticing(""):
             distributed.all_reduce(values)
+
+    def together(self) -> AbstractContextManager[None]:
+        """For work of which a part is done by all processes together.
+
+        Raises:
+            WorkFailedError: on leaving, when another process has ended.
+        """
+        return self._noticing("gloo")  # which says so in its messages; other failures are no other process's
+
+    @contextmanager
+    def _noticing(self, what: str) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as error:
+            if what not in str(error):
+                raise
             raise WorkFailedError(f"another of the {self.count} processes has ended: {error}") from error
 
     @contextmanager

@@ -131,7 +131,46 @@ class FineTuneRecipe:
     seed: int = 0
 
 
-Recipe = VAERecipe | CLIPRecipe | DenoisingRecipe | ClassifierRecipe | LoRARecipe | FineTuneRecipe
+@dataclasses.dataclass(frozen=True)
+class WordConfig:
+    """A word to learn.
+
+    Attributes:
+        name: how prompts write it, for example "<monet>"; best something that no one would write otherwise.
+        start: words that are near, whose vectors it starts from.
+        num_vectors: how many tokens it counts as; more hold more.
+    """
+
+    name: str
+    start: str
+    num_vectors: int = 4
+
+    def __post_init__(self) -> None:
+        if self.num_vectors < 1:
+            raise ToileError(f"word: num_vectors {self.num_vectors}; give at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextualInversionRecipe:
+    """`task = "textual_inversion"`: a new word for a model that is there, none of whose weights change.
+
+    Attributes:
+        base: the model: the name of the bundled one, a folder or a file.
+        word: what is learned; `data.trigger` or `data.caption` must say it.
+    """
+
+    task: str
+    base: str
+    data: DataConfig
+    loop: LoopConfig
+    word: WordConfig
+    objective: DenoisingObjectiveConfig = DenoisingObjectiveConfig()
+    seed: int = 0
+
+
+Recipe = (
+    VAERecipe | CLIPRecipe | DenoisingRecipe | ClassifierRecipe | LoRARecipe | FineTuneRecipe | TextualInversionRecipe
+)
 RECIPES: Mapping[str, type[Recipe]] = {
     "vae": VAERecipe,
     "clip": CLIPRecipe,
@@ -139,6 +178,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "classifier": ClassifierRecipe,
     "lora": LoRARecipe,
     "fine_tune": FineTuneRecipe,
+    "textual_inversion": TextualInversionRecipe,
 }
 
 

@@ -22,7 +22,7 @@ from toile.training.classifier_objective import ClassifierObjective, build_class
 from toile.training.clip_objective import CLIPObjective, train_tokenizer
 from toile.training.denoising_objective import DenoisingObjective, TextConditionedUNet
 from toile.training.fine_tuning import FineTuneTask, LoRATask
-from toile.training.latents import encode_pictures, load_latents
+from toile.training.latents import check_buckets, encode_pictures, latent_masks, load_latents
 from toile.training.loop import AUTO, LoopConfig, check_start, train
 from toile.training.objective import Objective
 from toile.training.pictures import PictureSet
@@ -35,12 +35,15 @@ from toile.training.recipes import (
     FineTuneRecipe,
     LoRARecipe,
     Recipe,
+    TextualInversionRecipe,
     VAERecipe,
     compiles,
     recipe_facts,
 )
 from toile.training.records import DataRecord, Record
 from toile.training.run_folder import RunFolder, read_log
+from toile.training.sharding import hold_weights
+from toile.training.textual_inversion import TextualInversionTask
 from toile.training.vae_objective import VAEObjective, narrow_posterior
 from toile.weights.files import file_sha256
 from toile.weights.folder import find_weights, load_component, load_weights, save_component
@@ -84,6 +87,7 @@ def run_recipe(
     processes = join_processes()
     check_start(directory, resume)
     facts = recipe_facts(recipe)
+    recipe.data.check_use(recipe.task, sharded=recipe.loop.sharded, compiles=compiles(recipe))
     pictures = PictureSet(recipe.data)
     if not len(pictures.train) or not len(pictures.validation):
         raise ToileError(
@@ -95,7 +99,8 @@ def run_recipe(
     identity = {**facts, "pictures": pictures.identity, **task.identity}
     yield DataRecord(0, pictures.summary)
     config = recipe.loop if not resume else resumed_config(recipe.loop, directory)
-    plan = plan_run(task.objective, config, directory, processes, compiles=compiles(recipe))
+    weights = hold_weights(task.objective.module, config.sharded, processes)
+    plan = plan_run(task.objective, config, directory, weights, compiles=compiles(recipe))
     config = replace(config, micro_batch_size=plan.micro_batch_size)
     yield plan
     folder: RunFolder | None = None
@@ -108,7 +113,7 @@ def run_recipe(
         accept_changes=accept_changes,
         minutes=minutes,
         export=lambda: task.export(directory / MODEL_FOLDER),
-        processes=processes,
+        weights=weights,
         should_stop=should_stop,
     )
     with closing(records):
@@ -142,6 +147,8 @@ def build_task(recipe: Recipe, pictures: PictureSet) -> Task:
         return LoRATask(recipe, pictures)
     if isinstance(recipe, FineTuneRecipe):
         return FineTuneTask(recipe, pictures)
+    if isinstance(recipe, TextualInversionRecipe):
+        return TextualInversionTask(recipe, pictures)
     return ClassifierTask(recipe, pictures)
 
 
@@ -211,6 +218,7 @@ class DenoisingTask:
             # The weights are those of the start, the architecture is what the recipe says: both are written down.
             unet = UNet(recipe.model)
             load_weights(unet, load_component(start / "unet", UNet, UNetConfig).state_dict(), str(start / "unet"))
+        check_buckets(vae, unet, pictures)
         self.objective = DenoisingObjective(
             TextConditionedUNet(unet, text_encoder),
             vae,
@@ -220,7 +228,9 @@ class DenoisingTask:
             load_latents(vae, pictures),
             recipe.objective,
             recipe.seed,
+            masks=latent_masks(vae, pictures),
         )
+        self.objective.prepare_texts()
 
     def export(self, folder: Path) -> None:
         objective, networks = self.objective, self.objective.networks

@@ -79,14 +79,8 @@ def run_sweep(
     Raises:
         ToileError: no data, nothing to resume, something to overwrite, a changed sweep, a storage that cannot be used.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ToileError(
-            "a sweep divides trials, not batches: start toile sweep without torchrun, and join with --resume"
-        )
     deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
-    data = load_recipe(sweep.recipe).data
-    find_data(data.source, data.path)  # what is missing for all trials is no failure of each
-    study = SweepStudy(sweep, directory, resume)
+    study = open_study(sweep, directory, resume)
     with storage_errors():
         while time.monotonic() < deadline and (claimed := study.claim()) is not None:
             with claimed:
@@ -95,12 +89,31 @@ def run_sweep(
             if result.state != UNFINISHED:
                 report(study)
                 yield TrialRecord(result)
-        ranking = report(study)
+        yield end_of_sweep(study, time.monotonic() >= deadline)
+
+
+def open_study(sweep: SweepRecipe, directory: Path, resume: bool) -> SweepStudy:
+    """Begins a sweep or goes on with it, after asking what all its trials need.
+
+    Raises:
+        ToileError: as `run_sweep`.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ToileError(
+            "a sweep divides trials, not batches: start toile sweep without torchrun, and join with --resume"
+        )
+    data = load_recipe(sweep.recipe).data
+    find_data(data.source, data.path)  # what is missing for all trials is no failure of each
+    return SweepStudy(sweep, directory, resume)
+
+
+def end_of_sweep(study: SweepStudy, time_is_over: bool) -> SweepEndRecord:
+    """The last record of a worker that finds no trial any more, or has no time for one; writes the report."""
+    ranking = report(study)
     states = [row.trial.state for row in ranking.rows]
-    if len(states) == sweep.num_trials and UNFINISHED not in states:
-        yield SweepEndRecord("done", ranking)
-    else:
-        yield SweepEndRecord("time" if time.monotonic() >= deadline else "others", ranking)
+    if len(states) == study.sweep.num_trials and UNFINISHED not in states:
+        return SweepEndRecord("done", ranking)
+    return SweepEndRecord("time" if time_is_over else "others", ranking)
 
 
 def report(study: SweepStudy) -> Ranking:

@@ -21,6 +21,9 @@ from toile.weights.pickles import is_pickle, load_pickle
 METADATA_KEY = "toile"
 """Under it our own files say, as JSON, what tensors cannot: configs, noise schedule, tokenizer, settings."""
 
+WORDS = "string_to_param"
+"""Under it the A1111 web UI keeps the vectors of learned words."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -112,7 +115,7 @@ def _named_tensors(content: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
     for name, value in state.items():
         if isinstance(name, str) and isinstance(value, Tensor):
             yield name, value
-        elif name in PARTS and isinstance(value, Mapping):
+        elif name in (*PARTS, WORDS) and isinstance(value, Mapping):
             for inner, tensor in value.items():
                 if isinstance(inner, str) and isinstance(tensor, Tensor):
                     yield f"{name}.{inner}", tensor
