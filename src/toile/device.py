@@ -19,6 +19,7 @@ _C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 # Of glibc's malloc.h: blocks from this size on are mapped one by one; a free end of the heap from that size on is given
 # back.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_USUAL_BYTES = 128 * 1024  # where glibc begins
 _KEPT_BYTES = 2**30
 _MADV_PAGEOUT = 21  # of Linux 5.4 and later; others refuse it
 _MADV_DONTNEED = 4
@@ -94,6 +95,19 @@ def keep_freed_memory() -> None:
         return
     _C_LIBRARY.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
     _C_LIBRARY.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def stop_keeping_freed_memory() -> None:
+    """Undoes `keep_freed_memory`, for work whose tensors are seldom of the size of those that were freed before them.
+
+    Between weights that are gathered and given back block by block, what is kept cannot be used again: with a U-Net of
+    Stable Diffusion in two parts a process then takes 11.8 GB for a pass and its way back, instead of 6.8.
+    """
+    if _C_LIBRARY is None or not hasattr(_C_LIBRARY, "gnu_get_libc_version"):
+        return
+    _C_LIBRARY.mallopt(_M_MMAP_THRESHOLD, _USUAL_BYTES)
+    _C_LIBRARY.mallopt(_M_TRIM_THRESHOLD, _USUAL_BYTES)
+    give_back_freed_memory()
 
 
 def give_back_freed_memory() -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from toile.device import stop_keeping_freed_memory
 from toile.errors import ToileError
 from toile.models.clip import CLIPEncoderLayer, CLIPTextEmbeddings, CLIPVisionEmbeddings
 from toile.nn.attention import SpatialSelfAttention, SpatialTransformer
@@ -151,6 +152,7 @@ class ShardedWeights(WholeWeights):
         self._door = _divided(module, kept, processes.count)
         self._held = {name: _held(weight) for name, weight in module.named_parameters()}
         self._trained = {name: held for name, held in self._held.items() if name in learning}
+        stop_keeping_freed_memory()
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         return iter(self._held.items())
