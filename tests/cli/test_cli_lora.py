@@ -14,6 +14,7 @@ from toile.cli.main import run
 from toile.latent_diffusion import LatentDiffusion
 from toile.lora import LORAS, lora_targets
 from toile.nn.lora import LowRank
+from toile.picture_recipe import read_recipe
 from toile.weights.files import load_tensors, read_metadata, save_tensors
 from toile.weights.lora_file import write_lora
 
@@ -114,3 +115,14 @@ def test_converting_keeps_every_number(tiny_folder: Path, lace: Path, dialect: s
     assert first.keys() == back.keys() and all(torch.equal(back[name], value) for name, value in first.items())
     assert run(["lora", "convert", "lace", "there.safetensors", *model]) == 2
     assert "there.safetensors exists" in capsys.readouterr().err
+
+
+def test_a_grid_like_a_picture_has_its_loras(tiny_folder: Path, lace: Path, capsys: Output) -> None:
+    assert generate(tiny_folder, "red dress", "--lora", "lace:0.8", "--out", "one") == 0
+    [like] = [str(path) for path in Path("one").glob("*.png") if path.name != "sheet.png"]
+    capsys.readouterr()
+    grid = ["grid", "red dress", "--x", "seed=3,4", "--like", like, "--model", str(tiny_folder), "--device", "cpu"]
+    assert run([*grid, "--dtype", "float32", "--out", "grid", "--json"]) == 0
+    first = Path(json.loads(capsys.readouterr().out)["pictures"][0])
+    assert [(lora.name, lora.strength) for lora in read_recipe(first).loras] == [("lace", 0.8)]
+    assert np.array_equal(np.asarray(Image.open(first)), only_picture("one"))

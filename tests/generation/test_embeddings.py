@@ -99,3 +99,17 @@ def test_the_command(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert read_recipe(Path(other)).embeddings == read_recipe(Path(path)).embeddings
     assert run(["edit", path, "blue <monet>", "--out", str(out)]) == 0
     assert run([*arguments, "red", "--embedding", "nothing"]) == 2
+
+
+@pytest.mark.usefixtures("folder")
+def test_series_know_them_too(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--model", str(tiny_folder), "--device", "cpu", "--seed", "1", "--out", str(tmp_path / "out"), "--json"]
+    series = (
+        ["grid", "red <monet>", "--x", "steps=2,3"],
+        ["blend", "red <monet>", "blue belt", "--frames", "2"],
+        ["weigh", "red <monet>", "--word", "<monet>", "--stops", "2"],
+    )
+    for arguments in series:
+        assert run([*arguments, "--embedding", "monet", *common]) == 0
+        path = Path(json.loads(capsys.readouterr().out)["pictures"][0])
+        assert [file.name for file in read_recipe(path).embeddings] == ["monet"], arguments[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from toile.text.lora_tags import LoRAUse
 from toile.training.fine_tuning import FineTuneTask, LoRATask
 from toile.training.latents import CACHE_VARIABLE
 from toile.training.pictures import DataConfig, PictureSet
-from toile.training.recipes import LoRARecipe, load_recipe
+from toile.training.recipes import LoRARecipe, Recipe, load_recipe, recipe_facts
 from toile.training.records import EndRecord, Record, StepRecord, ValidationRecord
 from toile.training.run import MODEL_FOLDER, build_task, run_recipe
 from toile.weights.files import load_tensors
@@ -146,6 +147,29 @@ def test_resuming_equals_going_on(recipe: Path, tmp_path: Path, override: str) -
     assert {r.step: r.loss for r in rest if isinstance(r, StepRecord)} == {step: losses[step] for step in (4, 5, 6)}
     files = [tmp_path / name / MODEL_FOLDER / "lora.safetensors" for name in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_run_of_an_earlier_version_goes_on(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys that came since then have their defaults; another value of one is a change."""
+    whole = follow(recipe, tmp_path / "whole")
+
+    def of_earlier_version(read: Recipe) -> dict[str, Any]:
+        facts = recipe_facts(read)
+        del facts["objective"]["huber"], facts["data"]["masks"], facts["loop"]["sharded"], facts["prior"]
+        return facts
+
+    with monkeypatch.context() as patched:
+        patched.setattr("toile.training.run.recipe_facts", of_earlier_version)
+        records = run_recipe(load_recipe(recipe), tmp_path / "parts")
+        for record in records:
+            if isinstance(record, StepRecord) and record.step == 3:
+                records.close()
+                break
+    with pytest.raises(ToileError, match=r"resuming would change objective.huber: undo"):
+        follow(recipe, tmp_path / "parts", "objective.huber=0.1", resume=True)
+    rest = follow(recipe, tmp_path / "parts", resume=True)
+    losses = {r.step: r.loss for r in whole if isinstance(r, StepRecord)}
+    assert {r.step: r.loss for r in rest if isinstance(r, StepRecord)} == {step: losses[step] for step in (4, 5, 6)}
 
 
 def test_all_weights_can_be_tuned_too(recipe: Path, tiny_folder: Path, tmp_path: Path) -> None:

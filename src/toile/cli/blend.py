@@ -26,6 +26,7 @@ def blend(
     guidance: float | None = None,
     sampler: str | None = None,
     size: str | None = None,
+    embedding: list[str] | None = None,
     model: str = "fashion",
     device: str = "auto",
     dtype: str = "auto",
@@ -49,6 +50,7 @@ def blend(
         guidance: how strictly to follow the prompt.
         sampler: see toile generate.
         size: width x height in pixels.
+        embedding: a file of learned words by name or path, which prompts may then use; may be given several times.
         model: the name of the bundled model, or a model folder or file.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: auto, float32, bfloat16 or float16.
@@ -63,6 +65,7 @@ def blend(
     from toile.cli.generate import parse_size
     from toile.cli.picture_folder import PictureFolder
     from toile.cli.series import drawn_seed, make_series
+    from toile.embeddings import with_embeddings
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
     from toile.picture_recipe import Toward
@@ -85,7 +88,7 @@ def blend(
         for frame in range(frames)
     ]
     folder = PictureFolder(out)
-    loaded = LatentDiffusion.load(model, device, dtype)
+    loaded = with_embeddings(LatentDiffusion.load(model, device, dtype), embedding or ())
     labels = [f"frame {number} of {frames}" for number in range(1, frames + 1)]
     made, paths = make_series("blend", loaded, requests, labels, folder)
     pictures = [Image.fromarray(picture.pixels) for of_frame in made for picture in of_frame]

@@ -28,6 +28,7 @@ def grid(
     seed: int | None = None,
     out: Path = Path("pictures"),
     negative: str | None = None,
+    embedding: list[str] | None = None,
     model: str = "fashion",
     device: str = "auto",
     dtype: str = "auto",
@@ -43,10 +44,11 @@ def grid(
         prompt: what the pictures should show.
         x: setting and values from left to right.
         y: setting and values from top to bottom.
-        like: take all other settings from this picture.
+        like: take all other settings, LoRAs and learned words from this picture.
         seed: of all pictures, unless it is an axis.
         out: folder for the pictures.
         negative: what the pictures should not show.
+        embedding: a file of learned words by name or path, which prompts may then use; may be given several times.
         model: the name of the bundled model, or a model folder or file.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: auto, float32, bfloat16 or float16.
@@ -63,16 +65,21 @@ def grid(
     from toile.cli.like_flag import read_likeness
     from toile.cli.picture_folder import PictureFolder
     from toile.cli.series import drawn_seed, make_series
+    from toile.embeddings import with_embeddings
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
 
-    settings: dict[str, Any] = {} if like is None else dict(read_likeness(like).settings)
+    likeness = None if like is None else read_likeness(like)
+    settings: dict[str, Any] = {} if likeness is None else dict(likeness.settings)
     settings |= {} if negative is None else {"negative": negative}
-    base = GenerateRequest((prompt,), drawn_seed() if seed is None else seed, **settings)
+    loras = () if likeness is None else likeness.loras
+    base = GenerateRequest((prompt,), drawn_seed() if seed is None else seed, loras=loras, **settings)
     rows = [base] if down is None else [down.applied(base, value) for value in down.values]
     cells = [across.applied(row, value) for row in rows for value in across.values]
     folder = PictureFolder(out)
-    loaded = LatentDiffusion.load(model, device, dtype)
+    loaded = with_embeddings(
+        LatentDiffusion.load(model, device, dtype), embedding or (() if likeness is None else likeness.embeddings)
+    )
     labels = [f"picture {number} of {len(cells)}" for number in range(1, len(cells) + 1)]
     made, paths = make_series("grid", loaded, cells, labels, folder)
     pictures = [Image.fromarray(picture.pixels) for of_cell in made for picture in of_cell]

@@ -34,6 +34,7 @@ def weigh(
     guidance: float | None = None,
     sampler: str | None = None,
     size: str | None = None,
+    embedding: list[str] | None = None,
     model: str = "fashion",
     device: str = "auto",
     dtype: str = "auto",
@@ -60,6 +61,7 @@ def weigh(
         guidance: how strictly to follow the prompt.
         sampler: see toile generate.
         size: width x height in pixels.
+        embedding: a file of learned words by name or path, which prompts may then use; may be given several times.
         model: the name of the bundled model, or a model folder.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: auto, float32, bfloat16 or float16.
@@ -76,6 +78,7 @@ def weigh(
     from toile.cli.generate import parse_size
     from toile.cli.picture_folder import PictureFolder
     from toile.cli.series import drawn_seed, make_series
+    from toile.embeddings import with_embeddings
     from toile.evaluation.dose import measure_dose
     from toile.evaluation.features import load_evaluator
     from toile.generation.request import GenerateRequest
@@ -96,7 +99,7 @@ def weigh(
     )
     folder = PictureFolder(out)
     classifier = None if judge is None else load_evaluator(judge)
-    loaded = LatentDiffusion.load(model, device, dtype)
+    loaded = with_embeddings(LatentDiffusion.load(model, device, dtype), embedding or ())
     requests = [replace(request, prompts=(text,)) for text in prompts]
     made, paths = make_series("weigh", loaded, requests, [f"weight {weight:g}" for weight in weights], folder)
     pixels = [torch.stack([torch.from_numpy(picture.pixels) for picture in of_weight]) for of_weight in made]

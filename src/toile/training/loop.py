@@ -124,6 +124,7 @@ def train(
     *,
     resume: bool = False,
     accept_changes: bool = False,
+    completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     minutes: float | None = None,
     export: Callable[[], None] | None = None,
     weights: WholeWeights | None = None,
@@ -137,6 +138,7 @@ def train(
         identity: what must not change when the run is resumed: recipe, data, split; plain JSON values.
         resume: go on from the latest complete state in `directory`.
         accept_changes: resume even though `identity` changed.
+        completed: adds to an identity that was saved what it did not know of, as an earlier version wrote it.
         minutes: stop, resumable, after this time.
         export: called at the end, while the objective's module holds its best weights; not when told to stop.
         weights: how the processes that train together hold the module; by default this one is alone. All processes
@@ -154,7 +156,7 @@ def train(
     config.parts_of(processes)
     with RunLock(directory) if is_first else nullcontext():
         state = build_state(weights, config.learning_rate, config.betas, config.weight_decay, config.ema_widths)
-        yield from _restore(state, directory, identity, resume, accept_changes)
+        yield from _restore(state, directory, identity, resume, accept_changes, completed)
         reason = "done"
         try:
             if state.step == 0 and config.sample_every and takes_part:
@@ -334,13 +336,18 @@ def check_start(directory: Path, resume: bool) -> None:
 
 
 def _restore(
-    state: TrainingState, directory: Path, identity: Mapping[str, Any], resume: bool, accept_changes: bool
+    state: TrainingState,
+    directory: Path,
+    identity: Mapping[str, Any],
+    resume: bool,
+    accept_changes: bool,
+    completed: Callable[[Mapping[str, Any]], Mapping[str, Any]],
 ) -> Iterator[SavedRecord]:
     check_start(directory, resume)
     snapshot = _latest(state.weights, directory / "state") if resume else None
     if snapshot is None:
         return
-    changed = [key for key in changed_keys(snapshot.facts["identity"], identity) if key != "loop.sharded"]
+    changed = [key for key in changed_keys(completed(snapshot.facts["identity"]), identity) if key != "loop.sharded"]
     if changed and not accept_changes:
         raise ToileError(
             f"resuming would change {', '.join(changed)}: undo the change, or add --accept-changes to go on with it"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from toile.model_folder import find_model, vae_constants
 from toile.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 from toile.models.unet import UNet, UNetConfig
 from toile.models.vae import VAE, VAEConfig
+from toile.schema import build_config
 from toile.text.tokenizer import Tokenizer
 from toile.training.classifier_objective import ClassifierObjective, build_classifier
 from toile.training.clip_objective import CLIPObjective, train_tokenizer
@@ -111,6 +113,7 @@ def run_recipe(
         identity,
         resume=resume,
         accept_changes=accept_changes,
+        completed=partial(with_defaults, type(recipe)),
         minutes=minutes,
         export=lambda: task.export(directory / MODEL_FOLDER),
         weights=weights,
@@ -124,6 +127,19 @@ def run_recipe(
                     folder.write(plan)
                 folder.write(record)
             yield record
+
+
+def with_defaults(recipe_class: type[Recipe], identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A run's identity as an earlier version wrote it, with the defaults of the recipe's keys that are new since.
+
+    A recipe of another kind, or with keys that are no more, stays as it is: comparing then names what changed.
+    """
+    names = {field.name for field in fields(recipe_class)}
+    try:
+        recipe = build_config(recipe_class, {name: identity[name] for name in identity if name in names}, "saved state")
+    except ToileError:
+        return identity
+    return {**identity, **recipe_facts(recipe)}
 
 
 def resumed_config(config: LoopConfig, directory: Path) -> LoopConfig:
