@@ -201,3 +201,10 @@ def test_default_sheets_are_full(count: int, columns: int) -> None:
 def test_reading_pictures_does_not_import_torch() -> None:
     code = "import sys, toile.data.sources, toile.data.captions, toile.data.split; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_no_picture_is_told_without_addresses(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"nonsense")
+    for source in (b"nonsense", tmp_path / "a.png"):
+        with pytest.raises(ImageError, match=r"cannot be read as a picture \(it is of no known kind\)$"):
+            open_image(source)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from toile.errors import ToileError
 
@@ -68,6 +68,8 @@ def _decode(source: bytes | Path, convert: Callable[[Image.Image, str], _T]) -> 
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; make it smaller first") from error
+    except UnidentifiedImageError as error:  # whose own words are the address of the bytes in memory
+        raise ImageError(f"{name} cannot be read as a picture (it is of no known kind)") from error
     except _DECODER_ERRORS as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(f"{name} cannot be read as a picture ({reason})") from error

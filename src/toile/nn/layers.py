@@ -90,6 +90,14 @@ class AdaptableLayer(nn.Module):
             self._set_weight(self._plain_weight(self._packed[0]))
             self._packed = self._packed_back = None
 
+    def forget_packed(self) -> None:
+        """Drops what is kept of plain weights in another form, for weights that are exchanged for others.
+
+        Weights are told apart by address and number of changes, which those of new tensors can have by chance.
+        """
+        self.restore()
+        self._packed = self._packed_back = None
+
     def _set_weight(self, weight: Tensor) -> None:
         with torch.inference_mode(False):
             self.weight = nn.Parameter(weight.clone() if weight.is_inference() else weight, requires_grad=False)

@@ -298,13 +298,10 @@ def _on_meta(weight: Tensor) -> Tensor:
 
 
 def _forget_prepared(module: nn.Module) -> None:
-    """Drops what layers that learn keep of their weights in another form.
-
-    They tell weights apart by address and number of changes, which those of new tensors can have by chance.
-    """
+    """Weights that learn are others from now on than those that layers keep in another form."""
     for layer in module.modules():
         if isinstance(layer, AdaptableLayer) and layer.weight.requires_grad:
-            layer._packed = layer._packed_back = None
+            layer.forget_packed()
 
 
 def _become(forms: Mapping[nn.Module, tuple[type[nn.Module], Mapping[str, dict[str, object]]]]) -> None:
