@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +25,8 @@ from toile.cluster.surroundings import Surroundings
 from toile.errors import ToileError
 from toile.training.latents import CACHE_VARIABLE
 from toile.training.run_folder import read_log
-from toile.training.sweep import RunRecord, SweepEndRecord, SweepRecord, run_sweep
-from toile.training.sweep_cluster import ClusterRecord, SweepWorker, run_sweep_on_cluster
+from toile.training.sweep import SweepEndRecord, SweepRecord, run_sweep
+from toile.training.sweep_cluster import SweepWorker, run_sweep_on_cluster
 from toile.training.sweep_recipe import SweepRecipe, load_sweep
 
 Output = pytest.CaptureFixture[str]
@@ -114,13 +116,27 @@ def test_two_nodes_share_a_sweep_and_its_table_is_that_of_one_process(
     assert capfd.readouterr() == ("", "")
 
 
-def killing(records: Iterator[ClusterRecord], directory: Path, killed: list[int]) -> Iterator[ClusterRecord]:
-    """Kills the worker at the first run that has saved something."""
-    for record in records:
-        yield record
-        if isinstance(record, RunRecord) and record.record.step > 2 and not killed:
-            killed.append(process_at(directory, record.trial))
-            os.kill(killed[0], signal.SIGKILL)
+@contextmanager
+def killing(directory: Path, killed: list[int]) -> Iterator[None]:
+    """Kills the first worker that has saved something of its trial's first run; what it tells may come too late."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.01):
+            for trial in (0, 1):
+                log = directory / "trials" / f"{trial:04d}-seed-0" / "log.jsonl"
+                if log.exists() and len(steps_in(log)) > 2:
+                    killed.append(process_at(directory, trial))
+                    os.kill(killed[0], signal.SIGKILL)
+                    return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 @pytest.mark.slow
@@ -128,8 +144,8 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(
     address: str, sweep: SweepRecipe, plain: tuple[bytes, SweepRecord], capfd: Output
 ) -> None:
     killed: list[int] = []
-    with joined(address) as cluster:
-        records = list(killing(run_sweep_on_cluster(cluster, sweep, Path("killed")), Path("killed"), killed))
+    with joined(address) as cluster, killing(Path("killed"), killed):
+        records = list(run_sweep_on_cluster(cluster, sweep, Path("killed")))
     assert records[-1] == plain[1]
     told = [record for record in records if isinstance(record, WorkerRecord)]
     assert len([record for record in told if "died" in record.event]) == 1
