@@ -18,6 +18,7 @@ LAYERS = {
     "text": 0,
     "data": 0,
     "device": -1,
+    "user_folders": -2,
     "add_ons": -1,
     "cluster": -1,
     "models": 1,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from toile.errors import ToileError
+from toile.user_folders import user_folder
 
 SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
 
@@ -30,10 +31,7 @@ class AddOns:
     @property
     def folder(self) -> Path:
         """Where they are looked for by name."""
-        if named := os.environ.get(self.variable):
-            return Path(named)
-        data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-        return data / "toile" / self.folder_name
+        return user_folder(self.variable, self.folder_name)
 
     def find(self, source: str) -> Path:
         """The file or folder of one.
@@ -54,3 +52,20 @@ class AddOns:
         raise ToileError(
             f"there is no {self.noun} {source!r}: give a path, or a name in {folder} ({self.variable}); {there}"
         )
+
+
+class UsedFile(Protocol):
+    """One of them that a picture was made with: its name, and where it was."""
+
+    @property
+    def name(self) -> str:
+        """Of the file, without suffix."""
+
+    @property
+    def path(self) -> str:
+        """Absolute."""
+
+
+def whereabouts(file: UsedFile) -> str:
+    """Where to look for it: where it was, if there is something still, else by its name."""
+    return file.path if Path(file.path).exists() else file.name

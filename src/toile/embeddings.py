@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from toile.add_ons import AddOns
 from toile.latent_diffusion import LatentDiffusion
-from toile.picture_recipe import EmbeddingFacts
 from toile.weights.embedding_file import read_embedding
 
 EMBEDDINGS = AddOns("embedding", "TOILE_EMBEDDINGS", "embeddings")
@@ -24,8 +22,3 @@ def with_embeddings(model: LatentDiffusion, sources: Sequence[str]) -> LatentDif
         ToileError: a file is not there, is damaged, or is for text encoders of another width; two have one word.
     """
     return model.with_embeddings([read_embedding(EMBEDDINGS.find(source)) for source in sources])
-
-
-def embedding_source(facts: EmbeddingFacts) -> str:
-    """Where to look for the embedding of a picture: where it was, if there is something still, else by its name."""
-    return facts.path if Path(facts.path).exists() else facts.name

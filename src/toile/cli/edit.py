@@ -42,11 +42,12 @@ def edit(
     """
     from PIL import Image
 
+    from toile.add_ons import whereabouts
     from toile.cli.picture_folder import PictureFolder
     from toile.cli.replay import model_of
     from toile.data.images import open_image
-    from toile.embeddings import embedding_source, with_embeddings
-    from toile.generation.pictures import Picture, generate, lora_source
+    from toile.embeddings import with_embeddings
+    from toile.generation.pictures import Picture, generate
     from toile.generation.request import GenerateRequest
     from toile.generation_settings import GenerationSettings
     from toile.latent_diffusion import LatentDiffusion
@@ -59,7 +60,7 @@ def edit(
     given = {field.name: getattr(recipe.settings, field.name) for field in fields(GenerationSettings)}
     given |= {name: value for name, value in (("edit_cross", cross), ("edit_self", self_)) if value is not None}
     # All LoRAs of the picture act again, so the prompts need not name them; others cannot come in.
-    loras = tuple(LoRAUse(lora_source(lora), lora.strength) for lora in recipe.loras)
+    loras = tuple(LoRAUse(whereabouts(lora), lora.strength) for lora in recipe.loras)
     if lora_tags(prompt) not in ((), lora_tags(recipe.prompt)):
         raise ToileError("the new words name other LoRAs than the picture was made with; leave these tags out")
     words = without_lora_tags(prompt)
@@ -74,7 +75,7 @@ def edit(
     loaded = LatentDiffusion.load(
         model or model_of(recipe, picture), device or recipe.machine.device, dtype or recipe.machine.dtype
     )
-    loaded = with_embeddings(loaded, [embedding_source(file) for file in recipe.embeddings])
+    loaded = with_embeddings(loaded, [whereabouts(file) for file in recipe.embeddings])
     [edited] = [event for event in generate(loaded, request) if isinstance(event, Picture)]
     path = folder.add(edited, on_sheet=False)
     both = [open_image(picture), Image.fromarray(edited.pixels)]

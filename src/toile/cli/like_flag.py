@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from toile.embeddings import embedding_source
+from toile.add_ons import whereabouts
 from toile.errors import ToileError
 from toile.foreign_recipe import read_foreign_recipe
 from toile.generation_settings import GenerationSettings
@@ -51,7 +51,7 @@ def read_likeness(path: Path) -> Likeness:
         named = len(lora_tags(recipe.prompt))
         others = recipe.loras[: len(recipe.loras) - named]
         loras = tuple(LoRAUse(lora.path, lora.strength) for lora in others)
-        files = tuple(embedding_source(file) for file in recipe.embeddings)
+        files = tuple(whereabouts(file) for file in recipe.embeddings)
         return Likeness(recipe.prompt, recipe.seed, settings, loras=loras, embeddings=files)
     foreign = read_foreign_recipe(path)
     notes = [f"{path.name} was made by {foreign.program}: the picture will be a relative of it, not a copy"]

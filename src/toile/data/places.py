@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toile.errors import ToileError
+from toile.user_folders import user_folder
 
 DATA_VARIABLE = "TOILE_DATA"
 RECORD_NAME = "toile-data.json"
@@ -50,9 +51,7 @@ KNOWN_DATA = {
 
 def data_folder() -> Path:
     """Where data is looked for and fetched to: TOILE_DATA, else `toile/data` in the user's data folder."""
-    if named := os.environ.get(DATA_VARIABLE):
-        return Path(named)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "toile" / "data"
+    return user_folder(DATA_VARIABLE, "data")
 
 
 def is_id(name: str) -> bool:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from toile import __version__
+from toile.add_ons import whereabouts
 from toile.device import dtype_name
 from toile.diffusion.samplers import find_sampler
-from toile.embeddings import embedding_source, with_embeddings
+from toile.embeddings import with_embeddings
 from toile.errors import ToileError, WorkFailedError
 from toile.generation.batch import Batch, GenerateStep, Made, of_one_form
 from toile.generation.memory import check_memory, needs_bands
@@ -160,13 +161,13 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source:
     Raises:
         ToileError: as `generate`.
     """
-    model = with_embeddings(model, [embedding_source(file) for file in recipe.embeddings])
+    model = with_embeddings(model, [whereabouts(file) for file in recipe.embeddings])
     settings = _resolved(replace(recipe.settings, batch_size=rows), model)
     if recipe.source != (source.facts if source else None):
         raise ToileError("the picture began with another picture or mask than the one given")
     source = _checked_source(source, model, settings)
     check_memory(model, settings)
-    uses = tuple(LoRAUse(lora_source(lora), lora.strength) for lora in recipe.loras)
+    uses = tuple(LoRAUse(whereabouts(lora), lora.strength) for lora in recipe.loras)
     images = [ImageRequest(recipe.prompt, recipe.seed, recipe.original, recipe.toward, uses)] * rows
     plan = PicturePlan(model, images, settings, source, load_loras(model, images))
     events = plan.make(range(rows))
@@ -255,11 +256,6 @@ def _pictures(batch: Batch, made: Made, model: LatentDiffusion, retried: bool) -
         maps = None if made.maps is None else made.maps[row]
         pixels = made.pixels[row].numpy()
         yield Picture(batch.first + row, pixels, recipe, batch.source, safety, maps, tuple(warnings))
-
-
-def lora_source(facts: LoRAFacts) -> str:
-    """Where to look for the LoRA of a picture: where it was, if there is something still, else by its name."""
-    return facts.path if Path(facts.path).exists() else facts.name
 
 
 def _lora_facts(lora: LoRA, strength: float) -> LoRAFacts:

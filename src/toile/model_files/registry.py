@@ -6,7 +6,6 @@ SHA-256, which `check_model` compares.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from toile.errors import ToileError, WorkFailedError
 from toile.schema import build_config
+from toile.user_folders import user_folder
 from toile.weights.files import file_sha256, read_json, write_json_atomically
 
 RECORD_NAME = "toile-model.json"
@@ -51,9 +51,7 @@ class ModelRecord:
 
 def models_folder() -> Path:
     """Where fetched models are: TOILE_MODELS, else `toile/models` in the user's data folder."""
-    if named := os.environ.get("TOILE_MODELS"):
-        return Path(named)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "toile" / "models"
+    return user_folder("TOILE_MODELS", "models")
 
 
 def registered_folder(model_id: str) -> Path | None:
