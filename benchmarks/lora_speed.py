@@ -29,13 +29,13 @@ from sd15 import write_random_model
 from torch.nn import functional as F
 
 from toile.model_folder import find_model
-from toile.training.latents import CACHE_VARIABLE
 from toile.training.loop import LoopConfig, train
 from toile.training.lora_targets import LoRAConfig
 from toile.training.pictures import DataConfig, PictureSet
 from toile.training.recipes import LoRARecipe
 from toile.training.records import StepRecord
 from toile.training.run import build_task
+from toile.user_folders import CACHE_VARIABLE
 from toile.weights.files import write_json_atomically
 
 RANK, LEARNING_RATE, NUM_PICTURES = 4, 1e-4, 24

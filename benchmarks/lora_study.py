@@ -75,7 +75,7 @@ def main() -> None:
     loras = [train(recipe, seed, arguments.out / f"seed-{seed}", console) for seed in range(arguments.seeds)]
     model = load(recipe.base)
     pictures = PictureSet(replace(recipe.data, only={}, words=(), keep=None))
-    classifier = load_evaluator(arguments.evaluator, pictures.identity)
+    classifier = load_evaluator(arguments.evaluator, pictures.pixels_identity)
     outcomes = []
     for captions, records in held_out_groups(recipe, pictures).items():
         drawn = drawn_records(records, classifier, arguments.n, recipe.seed)

@@ -79,7 +79,7 @@ def compare(settings: Settings, arguments: argparse.Namespace) -> list[Compariso
     """
     model = load(arguments.model)
     data = PictureSet(DataConfig(model.defaults.width, model.defaults.height))
-    classifier = load_evaluator(arguments.evaluator, data.identity)
+    classifier = load_evaluator(arguments.evaluator, data.pixels_identity)
     held_out = np.concatenate([data.validation, data.test])
     records = [data.records[int(n)] for n in divide_held_out(held_out, arguments.n, arguments.seed).prompts]
     captions = tuple(CaptionWriter().full(record) for record in records)

@@ -45,7 +45,7 @@ def main() -> None:
     started = time.monotonic()
     model = load(arguments.model, dtype=arguments.dtype)
     data = PictureSet(DataConfig(model.defaults.width, model.defaults.height, split_seed=arguments.split_seed))
-    classifier = load_evaluator(arguments.evaluator, data.identity)
+    classifier = load_evaluator(arguments.evaluator, data.pixels_identity)
     division = divide_held_out(np.concatenate([data.validation, data.test]), arguments.n, arguments.seed)
     captions = tuple(CaptionWriter().full(data.records[int(position)]) for position in division.prompts)
     request = GenerateRequest(

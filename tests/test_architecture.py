@@ -30,6 +30,7 @@ LAYERS = {
     "latent_diffusion": 2,
     "embeddings": 2,
     "lora": 2,
+    "one_shot": 2,
     "picture_recipe": 2,
     "generation": 3,
     "data_check": 3,
@@ -40,8 +41,9 @@ LAYERS = {
     "model_conversion": 3,
     "cli": 4,
 }
-# Parts of one layer that may know each other: the assembled system and its files; evaluation makes pictures.
-SAME_LAYER = {("evaluation", "generation")}
+# Parts of one layer that may know each other: the assembled system and its files; evaluation makes pictures, knows the
+# data that models learnt from, and trains classifiers on what models made.
+SAME_LAYER = {("evaluation", "generation"), ("evaluation", "training")}
 FORBIDDEN = {"diffusers", "transformers", "accelerate"}
 
 

@@ -99,6 +99,12 @@ def test_readme_commands_run_in_order(tiny_folder: Path, tmp_path: Path, monkeyp
             rest[0] = str(tiny_folder)
         elif verb == "describe":
             rest = [str(tiny_folder)]
+        elif verb == "rate":
+            rest[:2] = [str(tiny_folder), f"{tiny_folder} steps=1"]
+            rest += ["--device", "cpu"]
+        elif verb == "card":
+            rest[0] = str(tiny_folder)
+            rest += ["--no-pictures"]
         if rest.count("--model") > 1:
             first = rest.index("--model")
             del rest[first : first + 2]

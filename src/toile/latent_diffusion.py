@@ -26,6 +26,7 @@ from toile.model_folder import (
     SETTINGS_NAME,
     ModelFacts,
     find_model,
+    load_autoencoder,
     read_model_facts,
     schedule_constants,
     text_encoder_constants,
@@ -33,11 +34,11 @@ from toile.model_folder import (
     vae_constants,
     write_model_index,
 )
+from toile.models.autoencoders import Autoencoder, AutoencoderConfig, build_autoencoder
 from toile.models.clip import CLIPTextConfig, CLIPTextModel
 from toile.models.learned_words import with_words
 from toile.models.safety_checker import SafetyChecker, SafetyCheckerConfig
 from toile.models.unet import UNet, UNetConfig
-from toile.models.vae import VAE, VAEConfig
 from toile.nn.layers import pack_weights
 from toile.schema import build_config
 from toile.text.rows import PromptTokens, stack_prompts, tokenize_prompt
@@ -87,7 +88,7 @@ class LatentDiffusion:
     The three networks are in one dtype and on one device.
 
     Attributes:
-        vae, text_encoder, unet: the networks.
+        vae, text_encoder, unet: the networks; the first may be pixels themselves, see `toile.models.pixel_space`.
         tokenizer: turns prompts into the ids the text encoder reads.
         schedule: the noise levels the U-Net was trained with, and what it predicts.
         defaults: the settings that suit the model.
@@ -99,7 +100,7 @@ class LatentDiffusion:
         ToileError: the parts do not fit together.
     """
 
-    vae: VAE
+    vae: Autoencoder
     text_encoder: CLIPTextModel
     tokenizer: Tokenizer
     unet: UNet
@@ -158,7 +159,8 @@ class LatentDiffusion:
         return replace(loaded, origin=str(model))
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-        """Writes a model folder that `load` and diffusers' StableDiffusionPipeline read.
+        """Writes a model folder that `load` and diffusers' StableDiffusionPipeline read; diffusers not if it works on
+        pixels.
 
         Args:
             folder: made if absent; files of the same names are replaced.
@@ -332,7 +334,7 @@ def _form_of(prompts: Sequence[PromptTokens], word_weights: str) -> PromptForm:
 def _read_folder(model: str | Path, placement: Placement, tokenizer: Path | Tokenizer | None) -> LatentDiffusion:
     folder = find_model(model)
     unet = load_component(folder / "unet", UNet, UNetConfig, placement)
-    vae = load_component(folder / "vae", VAE, VAEConfig, placement)
+    vae = load_autoencoder(folder / "vae", placement)
     text_encoder = load_component(folder / "text_encoder", CLIPTextModel, CLIPTextConfig, placement)
     schedule = NoiseSchedule(read_config(folder / "scheduler" / SCHEDULE_NAME, ScheduleConfig))
     if not isinstance(tokenizer, Tokenizer):
@@ -345,7 +347,7 @@ def _read_file(model: str | Path, placement: Placement, tokenizer: Path | Tokeni
     assert parts.tokenizer is not None
     tensors, what = parts.tensors, str(model)
     return LatentDiffusion(
-        fill_component(build_empty(VAE, parts.vae), tensors["vae"], what),
+        fill_component(build_empty(build_autoencoder, parts.vae), tensors["vae"], what),
         fill_component(build_empty(CLIPTextModel, parts.text_encoder), tensors["text_encoder"], what),
         parts.tokenizer,
         fill_component(build_empty(UNet, parts.unet), tensors["unet"], what),
@@ -365,7 +367,7 @@ def load(
     return LatentDiffusion.load(model, device, dtype, tokenizer)
 
 
-def read_settings(folder: Path, unet: UNetConfig, vae: VAEConfig) -> GenerationSettings:
+def read_settings(folder: Path, unet: UNetConfig, vae: AutoencoderConfig) -> GenerationSettings:
     """The settings in a model folder's toile.json; without one, those of Stable Diffusion at the U-Net's size."""
     path = folder / SETTINGS_NAME
     if path.is_file():

@@ -16,10 +16,10 @@ from toile.errors import ToileError
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import read_settings
 from toile.model_files.reading import read_model
-from toile.model_folder import SCHEDULE_NAME, ModelFacts, find_model, read_model_facts
+from toile.model_folder import SCHEDULE_NAME, ModelFacts, find_model, read_autoencoder_config, read_model_facts
+from toile.models.autoencoders import AutoencoderConfig, build_autoencoder
 from toile.models.clip import CLIPTextConfig, CLIPTextModel
 from toile.models.unet import UNet, UNetConfig
-from toile.models.vae import VAE, VAEConfig
 from toile.text.tokenizer import Tokenizer
 from toile.weights.checkpoint import open_checkpoint
 from toile.weights.folder import CONFIG_NAME, build_empty, component_files, ignored_weights, read_config
@@ -91,12 +91,12 @@ def describe_model(model: str | Path) -> ModelDescription:
     folder = find_model(model)
     facts = read_model_facts(model)
     unet = read_config(folder / "unet" / CONFIG_NAME, UNetConfig)
-    vae = read_config(folder / "vae" / CONFIG_NAME, VAEConfig)
+    vae = read_autoencoder_config(folder / "vae")
     text = read_config(folder / "text_encoder" / CONFIG_NAME, CLIPTextConfig)
     networks = (
         _describe_network(folder, "text_encoder", build_empty(CLIPTextModel, text), asdict(text)),
         _describe_network(folder, "unet", build_empty(UNet, unet), asdict(unet)),
-        _describe_network(folder, "vae", build_empty(VAE, vae), asdict(vae)),
+        _describe_network(folder, "vae", build_empty(build_autoencoder, vae), asdict(vae)),
     )
     tokenizer = Tokenizer.load(folder / "tokenizer")
     schedule = NoiseSchedule(read_config(folder / "scheduler" / SCHEDULE_NAME, ScheduleConfig))
@@ -123,7 +123,7 @@ def _description(
     facts: ModelFacts,
     folder: str,
     networks: tuple[NetworkDescription, ...],
-    vae: VAEConfig,
+    vae: AutoencoderConfig,
     schedule: NoiseSchedule,
     tokenizer: Tokenizer,
     defaults: GenerationSettings,

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toile.errors import ToileError
 from toile.model_files.registry import registered_folder
+from toile.models.autoencoders import AUTOENCODERS, KL_AUTOENCODER, Autoencoder, AutoencoderConfig
 from toile.models.clip import CLIPTextConfig
+from toile.models.pixel_space import PixelSpaceConfig
 from toile.models.unet import UNetConfig
-from toile.models.vae import VAEConfig
 from toile.weights.files import file_sha256, read_json, write_json_atomically
-from toile.weights.folder import CONFIG_NAME, component_files
+from toile.weights.folder import CONFIG_NAME, component_files, load_component, read_config
+from toile.weights.mapping import FLOAT32_ON_CPU, Placement
 
 INDEX_NAME = "model_index.json"
 SETTINGS_NAME = "toile.json"
@@ -28,6 +30,7 @@ _LAYOUT_VERSION = "0.35.0"  # of diffusers; its pipeline for repainting reads no
 PIPELINE_CLASS = "StableDiffusionPipeline"
 # These have the same components; what differs is what the program does with them.
 _SAME_LAYOUT = (PIPELINE_CLASS, "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
+ONE_SHOT_CLASS = "OneShotModel"
 BUNDLED_MODEL = "fashion"
 
 _COMPONENT_CLASSES: Mapping[str, tuple[str, str]] = {
@@ -35,7 +38,7 @@ _COMPONENT_CLASSES: Mapping[str, tuple[str, str]] = {
     "text_encoder": ("transformers", "CLIPTextModel"),
     "tokenizer": ("transformers", "CLIPTokenizer"),
     "unet": ("diffusers", "UNet2DConditionModel"),
-    "vae": ("diffusers", "AutoencoderKL"),
+    "vae": ("diffusers", KL_AUTOENCODER),
 }
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -87,6 +90,8 @@ def find_model(model: str | Path) -> Path:
     if not (folder / INDEX_NAME).is_file():
         raise ToileError(f"{folder} is no model folder: it has no {INDEX_NAME}")
     pipeline = read_json(folder / INDEX_NAME).get("_class_name")
+    if pipeline == ONE_SHOT_CLASS:
+        raise ToileError(f"{folder} holds a baseline, for `toile evaluate` and `toile compare`; it makes no latents")
     if pipeline not in _SAME_LAYOUT:
         raise ToileError(f"{folder} holds a {pipeline}; only models of the {PIPELINE_CLASS} layout can be loaded")
     return folder
@@ -121,12 +126,38 @@ def _hash_of(components: ComponentHashes) -> str:
 
 
 def write_model_index(folder: Path) -> None:
-    """Writes model_index.json, which tells diffusers the class of each component."""
+    """Writes model_index.json, which tells diffusers the class of each component that is in the folder.
+
+    diffusers has no class for pixels in place of latents, and says so of such a folder.
+    """
     components: dict[str, Any] = {name: list(names) for name, names in _COMPONENT_CLASSES.items()}
+    autoencoder = read_json(folder / "vae" / CONFIG_NAME)["_class_name"]
+    if autoencoder != KL_AUTOENCODER:
+        components["vae"] = ["toile", autoencoder]
     absent = {"feature_extractor": [None, None], "image_encoder": [None, None], "safety_checker": [None, None]}
     head = {"_class_name": PIPELINE_CLASS, "_diffusers_version": _LAYOUT_VERSION}
     entries = {**head, **components, **absent, "requires_safety_checker": False}
     write_json_atomically(folder / INDEX_NAME, entries)
+
+
+def read_autoencoder_config(folder: Path) -> AutoencoderConfig:
+    """The config in the folder of an autoencoder of any kind; one that does not say its kind is a KL autoencoder.
+
+    Raises:
+        ToileError: see `toile.weights.folder.read_config`.
+    """
+    return read_config(folder / CONFIG_NAME, _autoencoder_kind(folder)[1])
+
+
+def load_autoencoder(folder: Path, placement: Placement = FLOAT32_ON_CPU) -> Autoencoder:
+    """Builds an autoencoder of any kind from its folder; see `toile.weights.folder.load_component`."""
+    build, config_class = _autoencoder_kind(folder)
+    return load_component(folder, build, config_class, placement)
+
+
+def _autoencoder_kind(folder: Path) -> tuple[Callable[[Any], Autoencoder], type[AutoencoderConfig]]:
+    name = read_json(folder / CONFIG_NAME).get("_class_name")
+    return AUTOENCODERS[name if isinstance(name, str) and name in AUTOENCODERS else KL_AUTOENCODER]
 
 
 def unet_constants(config: UNetConfig) -> dict[str, Any]:
@@ -143,8 +174,10 @@ def unet_constants(config: UNetConfig) -> dict[str, Any]:
     }
 
 
-def vae_constants(config: VAEConfig) -> dict[str, Any]:
-    """The same for an autoencoder."""
+def vae_constants(config: AutoencoderConfig) -> dict[str, Any]:
+    """The same for an autoencoder; of pixels in place of latents diffusers knows nothing."""
+    if isinstance(config, PixelSpaceConfig):
+        return {"_class_name": "PixelSpace"}
     levels = len(config.block_out_channels)
     return {
         "_class_name": _COMPONENT_CLASSES["vae"][1],

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from toile.cli.main import run
-from toile.training.latents import CACHE_VARIABLE
+from toile.user_folders import CACHE_VARIABLE
 
 Output = pytest.CaptureFixture[str]
 RECIPE = """

@@ -23,11 +23,11 @@ from toile.cluster.joining import joined
 from toile.cluster.places import Place
 from toile.cluster.surroundings import Surroundings
 from toile.errors import ToileError
-from toile.training.latents import CACHE_VARIABLE
 from toile.training.run_folder import read_log
 from toile.training.sweep import SweepEndRecord, SweepRecord, run_sweep
 from toile.training.sweep_cluster import SweepWorker, run_sweep_on_cluster
 from toile.training.sweep_recipe import SweepRecipe, load_sweep
+from toile.user_folders import CACHE_VARIABLE
 
 Output = pytest.CaptureFixture[str]
 RECIPE = """

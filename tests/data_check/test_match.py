@@ -13,9 +13,10 @@ from toile.data.images import open_image, pad_to, pixels_of
 from toile.data.sources import open_source
 from toile.data_check.doctor import CheckConfig, check_source
 from toile.data_check.findings import Diagnosis
-from toile.data_check.match import load_matcher, similarities
+from toile.data_check.match import similarities
 from toile.data_check.reader import load_reader
 from toile.errors import ToileError
+from toile.model_files.clip_pair import load_clip_pair
 from toile.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from toile.text.tokenizer import Tokenizer
 from toile.weights.folder import save_component
@@ -44,7 +45,7 @@ def test_similarities_are_the_cosines_of_the_clip(clip_folder: Path, sick_folder
     if prepared:
         facts = {"image_mean": mean, "image_std": std}
         (clip_folder / "preprocessor_config.json").write_text(json.dumps(facts), encoding="utf-8")
-    matcher, source = load_matcher(clip_folder), open_source(sick_folder, "")
+    matcher, source = load_clip_pair(clip_folder), open_source(sick_folder, "")
     indices = [0, 1, 4]
     captions = [source.records[index].captions[0] for index in indices]
     *shares, scores = similarities(matcher, source, indices, captions)
@@ -58,7 +59,7 @@ def test_similarities_are_the_cosines_of_the_clip(clip_folder: Path, sick_folder
 
 def test_the_check_lists_the_worst_pairs_first(clip_folder: Path, sick_folder: Path, tiny_folder: Path) -> None:
     reader, source = load_reader(str(tiny_folder)), open_source(sick_folder, "")
-    *_, found = check_source(source, reader, CheckConfig(num_mismatches=4), load_matcher(clip_folder))
+    *_, found = check_source(source, reader, CheckConfig(num_mismatches=4), load_clip_pair(clip_folder))
     assert isinstance(found, Diagnosis)
     cases = found.finding("mismatch").cases
     scores = [float(case.note.split(":")[0]) for case in cases]
@@ -74,7 +75,7 @@ def test_a_published_clip_must_say_how_pictures_are_prepared(clip_folder: Path) 
     for name in ("vocab.json", "merges.txt"):
         (clip_folder / name).write_bytes((clip_folder.parent / "tokenizer" / name).read_bytes())
     with pytest.raises(ToileError, match="preprocessor_config.json"):
-        load_matcher(clip_folder)
+        load_clip_pair(clip_folder)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +85,9 @@ def test_a_published_clip_must_say_how_pictures_are_prepared(clip_folder: Path) 
 def test_impossible_preparation_is_refused(clip_folder: Path, facts: dict[str, list[object]]) -> None:
     (clip_folder / "preprocessor_config.json").write_text(json.dumps(facts), encoding="utf-8")
     with pytest.raises(ToileError, match="image_std"):
-        load_matcher(clip_folder)
+        load_clip_pair(clip_folder)
 
 
 def test_a_folder_that_is_no_clip_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ToileError, match="no tokenizer"):
-        load_matcher(tmp_path)
+        load_clip_pair(tmp_path)

@@ -98,3 +98,31 @@ def test_noise_between_two_has_the_spread_of_both_and_ends_at_them() -> None:
 def test_noise_between_equals_is_that_noise() -> None:
     noise = ImageNoise([3], (4, 8, 8)).draw(0)
     torch.testing.assert_close(noise_between(noise, noise.clone(), 0.3), noise)
+
+
+def test_salt_and_pepper_change_as_much_as_gaussian_noise_of_that_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(3, 3, 100, 100, generator=generator) * torch.tensor([0.1, 1.0, 2.0]).view(3, 1, 1, 1) - 1
+    noise = ImageNoise([1, 2, 3], (1, 100, 100)).draw(0)
+    share = salt_and_pepper_share(images, 0.3)
+    noisy = add_salt_and_pepper(images, share, noise)
+    assert noisy.sub(images).square().flatten(1).mean(1).tolist() == pytest.approx([0.3] * 3, rel=0.06)
+    changed = (noisy != images).any(1).flatten(1)
+    assert changed.float().mean(1).tolist() == pytest.approx(share.tolist(), rel=0.06)
+    for white in (noisy[:, :, noisy[0, 0] == 1.0], noisy[:1, :, noisy[0, 0] == -1.0]):
+        assert white.shape[-1] > 0
+    assert (noisy == 1.0).float().mean() == pytest.approx((noisy == -1.0).float().mean(), rel=0.1)
+
+
+def test_salt_and_pepper_from_nothing_to_everything() -> None:
+    images, noise = torch.full((1, 3, 8, 8), 0.25), ImageNoise([5], (1, 8, 8)).draw(0)
+    assert torch.equal(add_salt_and_pepper(images, torch.zeros(1), noise), images)
+    everything = add_salt_and_pepper(images, torch.ones(1), noise)
+    assert torch.equal(everything.abs(), torch.ones_like(images))
+    assert torch.equal(everything[:, :1].expand(-1, 3, -1, -1), everything), "all colours at once"
+    little = add_salt_and_pepper(images, torch.full((1,), 0.3), noise) != images
+    more = add_salt_and_pepper(images, torch.full((1,), 0.6), noise) != images
+    assert bool((more | ~little).all()) and more.sum() > little.sum()
+    for mean_square in (1.2, -0.1):
+        with pytest.raises(ToileError, match="salt and pepper"):
+            salt_and_pepper_share(images, mean_square)

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
 from toile.errors import ToileError
-from toile.evaluation.frechet import FeatureStatistics, frechet_distance
+from toile.evaluation.frechet import (
+    NUM_SIZES,
+    FeatureStatistics,
+    extrapolate_frechet,
+    extrapolate_frechet_of_both,
+    frechet_distance,
+)
 
 
 def features(count: int, width: int, seed: int) -> torch.Tensor:
@@ -110,3 +116,86 @@ def test_unfit_features_are_refused() -> None:
     assert statistics.count == 0
     with pytest.raises(ToileError, match="width 4 and 5"):
         frechet_distance(FeatureStatistics.of(features(9, 4, 0)), FeatureStatistics.of(features(9, 5, 0)))
+
+
+def gaussians(width: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Factors of two covariances whose variances fall as those of real features do, and the distance of the Gaussians.
+
+    Both have mean 0 and the same axes, so the distance is that of the standard deviations.
+    """
+    first, second = torch.arange(1, width + 1).double() ** -0.5, 1.2 * torch.arange(1, width + 1).double() ** -0.4
+    axes = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(9)).double()).Q
+    return axes * first, axes * second, float((first - second).square().sum())
+
+
+@pytest.mark.parametrize("times", [2, 4, 8])
+def test_the_extrapolated_distance_is_closer_to_that_of_the_gaussians(times: int) -> None:
+    width, num_seeds = 24, 12
+    factor_a, factor_b, truth = gaussians(width)
+    plain, extrapolated, both = [], [], []
+    for seed in range(num_seeds):
+        generator = torch.Generator().manual_seed(seed)
+        a, b = (
+            torch.randn(count, width, generator=generator, dtype=torch.float64) @ factor.T
+            for count, factor in ((times * width, factor_a), (60 * width, factor_b))
+        )
+        reference = FeatureStatistics.of(b)
+        plain.append(frechet_distance(FeatureStatistics.of(a), reference))
+        extrapolated.append(extrapolate_frechet(a, reference).value)
+        both.append(extrapolate_frechet_of_both(a, b[: times * width]).value)
+    gaps = [np.abs(np.array(values) - truth) for values in (plain, extrapolated, both)]
+    assert np.mean(plain) - truth > 0.02 * truth  # the plain one is biased indeed
+    for values in (extrapolated, both):
+        assert abs(np.mean(values) - truth) < 0.5 * (np.mean(plain) - truth)
+    assert (gaps[1] < gaps[0]).mean() >= 0.75 and gaps[1].mean() < 0.7 * gaps[0].mean()
+
+
+def test_a_straight_line_is_followed_exactly() -> None:
+    """The line is that of numpy's least squares; the reference is a point, so the distances are easy."""
+    a = features(400, 4, seed=1)
+    point = FeatureStatistics.of(torch.zeros(4, 4))
+    found = extrapolate_frechet(a, point)
+    assert found.sizes[0] == 100 and found.sizes[-1] == 400 and len(found.sizes) == NUM_SIZES
+    assert found.distances[-1] == pytest.approx(frechet_distance(FeatureStatistics.of(a), point), rel=1e-9)
+    inverse = 1.0 / np.array(found.sizes)
+    slope, intercept = np.polyfit(inverse, found.distances, 1)
+    assert (found.slope, found.value) == (pytest.approx(slope, rel=1e-6), pytest.approx(intercept, rel=1e-9))
+    covariance = np.polyfit(inverse, found.distances, 1, cov=True)[1]
+    assert found.standard_error == pytest.approx(np.sqrt(covariance[1, 1]), rel=1e-6)
+
+
+def test_subsets_begin_where_the_bias_is_straight() -> None:
+    reference = FeatureStatistics.of(features(40, 10, seed=1))
+    smallest = [extrapolate_frechet(features(n, 10, seed=2), reference).sizes[0] for n in (20, 30, 40, 80, 200)]
+    assert smallest == [10, 15, 20, 20, 50]
+
+
+def test_the_extrapolated_distance_is_a_function_of_the_seed() -> None:
+    a, b = features(60, 6, seed=1), features(80, 6, seed=2)
+    reference = FeatureStatistics.of(b)
+    first = extrapolate_frechet(a, reference, seed=3)
+    assert first == extrapolate_frechet(a, reference, seed=3) != extrapolate_frechet(a, reference, seed=4)
+    forward, backward = extrapolate_frechet_of_both(a, b), extrapolate_frechet_of_both(b, a)
+    assert forward.distances == pytest.approx(backward.distances, rel=1e-9)
+    assert forward.sizes[-1] == 60
+    assert forward.distances[-1] == pytest.approx(frechet_distance(FeatureStatistics.of(a), reference), rel=1e-9)
+    same = extrapolate_frechet_of_both(a, a)
+    assert same.value == pytest.approx(0.0, abs=1e-6) and max(same.distances) < 1e-6
+
+
+def test_too_few_pictures_to_extrapolate_are_refused() -> None:
+    a, reference = features(16, 8, 0), FeatureStatistics.of(features(16, 8, 1))
+    assert len(extrapolate_frechet(a, reference).sizes) == 9
+    with pytest.raises(ToileError, match="too few pictures to extrapolate .* at least twice"):
+        extrapolate_frechet(a[:15], reference)
+    with pytest.raises(ToileError, match="7 pictures are too few .* 8 features"):
+        extrapolate_frechet(a, FeatureStatistics.of(features(7, 8, 1)))
+    with pytest.raises(ToileError, match="width 8 and 7"):
+        extrapolate_frechet(a, FeatureStatistics.of(features(16, 7, 1)))
+    with pytest.raises(ToileError, match="NaN"):
+        extrapolate_frechet(torch.full((16, 8), torch.nan), reference)
+    for pair in ((a, a[:15]), (a[:15], a)):
+        with pytest.raises(ToileError, match="too few pictures"):
+            extrapolate_frechet_of_both(*pair)
+    with pytest.raises(ToileError, match="width 8 and 7"):
+        extrapolate_frechet_of_both(a, features(16, 7, 1))

@@ -14,9 +14,9 @@ from toile.generation.pictures import GenerateStep, generate
 from toile.generation.request import GenerateRequest
 from toile.latent_diffusion import LatentDiffusion
 from toile.text.lora_tags import LoRAUse
-from toile.training.latents import CACHE_VARIABLE
 from toile.training.recipes import load_recipe
 from toile.training.run import MODEL_FOLDER, run_recipe
+from toile.user_folders import CACHE_VARIABLE
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -18,12 +18,13 @@ from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
 from toile.training.denoising_objective import DenoisingBatch, DenoisingObjective, MixedBatch
 from toile.training.fine_tuning import LoRATask
-from toile.training.latents import CACHE_VARIABLE, cache_folder, load_latents
+from toile.training.latents import load_latents
 from toile.training.pictures import DataConfig, PictureSet
 from toile.training.prior_preservation import AccompaniedBatch, PriorConfig, PriorPreservation
 from toile.training.recipes import LoRARecipe, load_recipe
 from toile.training.records import DataRecord, EndRecord, Record, SampleRecord, StepRecord, ValidationRecord
 from toile.training.run import MODEL_FOLDER, build_task, run_recipe
+from toile.user_folders import CACHE_VARIABLE, cache_folder
 from toile.weights.files import load_tensors
 
 RECIPE = """

@@ -15,11 +15,11 @@ from toile.latent_diffusion import LatentDiffusion
 from toile.lora import load_lora
 from toile.text.lora_tags import LoRAUse
 from toile.training.fine_tuning import FineTuneTask, LoRATask
-from toile.training.latents import CACHE_VARIABLE
 from toile.training.pictures import DataConfig, PictureSet
 from toile.training.recipes import LoRARecipe, Recipe, load_recipe, recipe_facts
 from toile.training.records import EndRecord, Record, StepRecord, ValidationRecord
 from toile.training.run import MODEL_FOLDER, build_task, run_recipe
+from toile.user_folders import CACHE_VARIABLE
 from toile.weights.files import load_tensors
 
 RECIPE = """

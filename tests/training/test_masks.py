@@ -19,12 +19,13 @@ from toile.training.denoising_objective import (
     MaskedBatch,
 )
 from toile.training.fine_tuning import LoRATask
-from toile.training.latents import CACHE_VARIABLE, cache_folder, latent_masks
+from toile.training.latents import latent_masks
 from toile.training.pictures import DataConfig, PictureSet
 from toile.training.prior_preservation import PriorConfig, PriorPreservation
 from toile.training.recipes import load_recipe
 from toile.training.records import EndRecord, Record, StepRecord, ValidationRecord
 from toile.training.run import build_task, run_recipe
+from toile.user_folders import CACHE_VARIABLE, cache_folder
 
 RECIPE = """
 task = "lora"

@@ -11,11 +11,11 @@ import torch
 
 from toile.errors import ToileError
 from toile.training.denoising_objective import DenoisingObjective
-from toile.training.latents import CACHE_VARIABLE, cache_folder
 from toile.training.prior_preservation import PriorConfig, PriorPreservation, prior_latents
 from toile.training.recipes import LoRARecipe, load_recipe
 from toile.training.run import run_recipe
 from toile.training.run_folder import read_log
+from toile.user_folders import CACHE_VARIABLE, cache_folder
 
 Build = Callable[..., DenoisingObjective]
 CONFIG = PriorConfig("red box", num=5, steps=2)

@@ -18,7 +18,7 @@ from toile.generation.request import GenerateRequest
 from toile.latent_diffusion import LatentDiffusion
 from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig
 from toile.models.vae import VAE, VAEConfig
-from toile.training.latents import CACHE_VARIABLE, cache_folder, encode_pictures, load_latents
+from toile.training.latents import encode_pictures, load_latents
 from toile.training.pictures import DataConfig, PictureSet
 from toile.training.recipes import load_recipe
 from toile.training.records import (
@@ -33,6 +33,7 @@ from toile.training.records import (
 )
 from toile.training.run import MODEL_FOLDER, run_recipe
 from toile.training.run_folder import read_log
+from toile.user_folders import CACHE_VARIABLE, cache_folder
 from toile.weights.files import load_tensors, save_tensors
 from toile.weights.folder import load_component
 
@@ -153,6 +154,16 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, picture_folder: Path) -> 
 def runs(workshop: Workshop) -> dict[str, list[Record]]:
     """The records of the three runs that make a model, each from the one before."""
     return {task: workshop.records(task) for task in ("vae", "clip", "denoising")}
+
+
+def test_stages_of_a_run_are_models_of_their_own(workshop: Workshop, runs: dict[str, list[Record]]) -> None:
+    folder = workshop.folder / "staged"
+    recipe = load_recipe(workshop.folder / "denoising.toml", ["loop.stage_every=2"])
+    list(run_recipe(recipe, folder))
+    stages = sorted(path.name for path in (folder / "stages").iterdir())
+    assert stages == ["step-0000002", "step-0000004"]
+    first, last = (LatentDiffusion.load(folder / "stages" / name, dtype="float32") for name in stages)
+    assert not torch.equal(first.unet.conv_in.weight, last.unet.conv_in.weight)
 
 
 @pytest.mark.parametrize("task", ["vae", "clip", "denoising"])

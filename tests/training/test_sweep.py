@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from toile.errors import ToileError
-from toile.training.latents import CACHE_VARIABLE
 from toile.training.records import StepRecord
 from toile.training.sweep import RunRecord, SweepEndRecord, SweepRecord, TrialRecord, run_folder, run_sweep
 from toile.training.sweep_page import report_facts
 from toile.training.sweep_ranking import DONE, FAILED, STOPPED_EARLY, UNFINISHED, WORSE
 from toile.training.sweep_recipe import SweepRecipe, grid_settings, is_sweep, load_sweep
 from toile.training.sweep_study import SweepStudy
+from toile.user_folders import CACHE_VARIABLE
 
 pytestmark = pytest.mark.slow
 

@@ -17,11 +17,11 @@ from toile.models.learned_words import with_words
 from toile.models.unet import UNet
 from toile.training import text_states
 from toile.training.denoising_objective import DenoisingObjective, TextConditionedUNet, compile_networks
-from toile.training.latents import CACHE_VARIABLE, cache_folder
 from toile.training.recipes import load_recipe
 from toile.training.records import DataRecord, Record, StepRecord, ValidationRecord
 from toile.training.run import MODEL_FOLDER, run_recipe
 from toile.training.text_states import TextStates
+from toile.user_folders import CACHE_VARIABLE, cache_folder
 from toile.weights.files import load_tensors, save_tensors
 
 RECIPE = """

@@ -9,12 +9,12 @@ import torch
 
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
-from toile.training.latents import CACHE_VARIABLE
 from toile.training.pictures import PictureSet
 from toile.training.recipes import TextualInversionRecipe, load_recipe
 from toile.training.records import EndRecord, Record, StepRecord, ValidationRecord
 from toile.training.run import MODEL_FOLDER, build_task, run_recipe
 from toile.training.textual_inversion import TextualInversionTask, file_stem
+from toile.user_folders import CACHE_VARIABLE
 from toile.weights.embedding_file import read_embedding
 
 RECIPE = """

@@ -102,15 +102,15 @@ def check(
     from toile.cli.progress import ProgressDisplay
     from toile.data_check.doctor import CheckConfig, check_source
     from toile.data_check.findings import Diagnosis
-    from toile.data_check.match import load_matcher
     from toile.data_check.reader import load_reader
     from toile.data_check.report import check_report_folder, write_report
+    from toile.model_files.clip_pair import load_clip_pair
 
     config = CheckConfig(limit, min_size, radius, tolerance, split_seed)
     path, opened = _open(source, caption)
     check_report_folder(out, path)
     reader = load_reader(model)
-    matcher = None if clip is None else load_matcher(clip)
+    matcher = None if clip is None else load_clip_pair(clip)
     diagnosis: Diagnosis | None = None
     with ProgressDisplay("check") as progress:
         for event in check_source(opened, reader, config, matcher):

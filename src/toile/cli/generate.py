@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from toile.generation.pictures_cluster import ClusterEvent
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
-    from toile.text.lora_tags import LoRAUse
 
 
 def generate(
@@ -130,6 +129,7 @@ def generate(
     """
     from toile.cli.like_flag import fill_in, read_likeness
     from toile.cli.series import drawn_seed
+    from toile.text.lora_tags import read_use
 
     if workers is not None and ray is None:
         raise ToileError("--workers are those of a cluster: add --ray auto, or --ray local for this machine alone")
@@ -139,7 +139,7 @@ def generate(
     prompts = read_prompts(prompt, prompts_file)
     wording = read_wording(style or (), styles_file, wildcards)
     width, height = (None, None) if size is None else parse_size(size)
-    loras = tuple(parse_lora(text) for text in lora or ()) or (() if likeness is None else likeness.loras)
+    loras = tuple(read_use(text) for text in lora or ()) or (() if likeness is None else likeness.loras)
     if seed is None:
         seed = likeness.seed if likeness is not None and likeness.seed is not None else drawn_seed()
     given = {
@@ -221,22 +221,6 @@ def parse_init_noise(text: str) -> int:
     if name == "search" and number.isdigit():
         return int(number)
     raise ToileError(f"init-noise is {text!r}; write search:8 for the best of 8, or plain")
-
-
-def parse_lora(text: str) -> LoRAUse:
-    """ "monet:0.8" -> LoRA monet at strength 0.8; "monet" is at 1, and so is a path.
-
-    Raises:
-        ToileError: the strength is out of range.
-    """
-    from toile.text.lora_tags import LoRAUse
-
-    source, _, strength = text.rpartition(":")
-    try:
-        number = float(strength)
-    except ValueError:
-        return LoRAUse(text)
-    return LoRAUse(source, number) if source else LoRAUse(text)
 
 
 def varied(request: GenerateRequest, seed: int | None, share: float | None) -> GenerateRequest:

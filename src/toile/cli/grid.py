@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import types
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from toile.generation.request import GenerateRequest
 
 MAX_CELLS = 1000
-_NO_AXIS = {"prompts", "num_images", "source", "toward", "maps", "batch_size", "vae_bands", "guidance_interval"}
+_NO_AXIS = {"num_images", "batch_size"}
 
 
 def grid(
@@ -115,19 +114,14 @@ def parse_axis(text: str) -> Axis:
     Raises:
         ToileError: no such form, an unknown setting, or a value of another type.
     """
-    from toile.generation.request import GenerateRequest
+    from toile.generation.named_settings import read_setting, setting_names
 
     name, sign, listed = text.partition("=")
     name = name.strip().replace("-", "_")
-    hints = {**get_type_hints(GenerateRequest), "prompt": str}
-    known = [field for field in hints if field not in _NO_AXIS and not field.startswith("_")]
+    known = ["prompt", *(setting for setting in setting_names() if setting not in _NO_AXIS)]
     if not sign or not listed.strip():
         raise ToileError(f"an axis is a setting and its values, for example steps=10,20,30; got {text!r}")
     if name not in known:
         raise ToileError(f"{name!r} is no setting of a grid; known: {', '.join(sorted(known))}")
-    kind = next(k for k in (get_args(hints[name]) or (hints[name],)) if k is not types.NoneType)
     values = [value.strip() for value in listed.split("|" if "|" in listed else ",")]
-    try:
-        return Axis(name, tuple(kind(value) for value in values))
-    except ValueError as error:
-        raise ToileError(f"{name} takes values of type {kind.__name__}; got {listed!r}") from error
+    return Axis(name, tuple(value if name == "prompt" else read_setting(name, value) for value in values))

@@ -84,16 +84,16 @@ def merge(
         dtype: of the weights in the files: float16, bfloat16 or float32.
         json_output: print the result as JSON.
     """
-    from toile.cli.generate import parse_lora
     from toile.device import DTYPES
     from toile.latent_diffusion import LatentDiffusion
     from toile.lora import load_lora, merge_loras
+    from toile.text.lora_tags import read_use
 
     if out.exists():
         raise ToileError(f"{out} exists; give a folder that does not")
     if dtype not in DTYPES:
         raise ToileError(f"dtype {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
-    uses = [parse_lora(text) for text in source]
+    uses = [read_use(text) for text in source]
     loaded = LatentDiffusion.load(model, "cpu", "float32")
     loras = [(load_lora(use.source, loaded), use.strength) for use in uses]
     merge_loras(loaded, loras)

@@ -9,14 +9,17 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from toile import __version__
 from toile.cli.blend import blend
+from toile.cli.card import card
 from toile.cli.convert import convert
 from toile.cli.data import data
 from toile.cli.describe import describe
 from toile.cli.edit import edit
+from toile.cli.evaluate import compare, evaluate
 from toile.cli.generate import generate
 from toile.cli.grid import grid
 from toile.cli.lora import lora
 from toile.cli.models import models
+from toile.cli.rate import rate
 from toile.cli.replay import replay
 from toile.cli.runs import runs
 from toile.cli.sweep import sweep
@@ -27,7 +30,26 @@ from toile.errors import ToileError, WorkFailedError
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 # Their help is their docstrings, so they are imported here; what is heavy they import when they run.
-_COMMANDS = (generate, weigh, edit, blend, grid, replay, describe, convert, models, data, lora, train, runs, sweep)
+_COMMANDS = (
+    generate,
+    weigh,
+    edit,
+    blend,
+    grid,
+    replay,
+    describe,
+    convert,
+    models,
+    data,
+    lora,
+    train,
+    runs,
+    sweep,
+    evaluate,
+    compare,
+    rate,
+    card,
+)
 
 
 def build_app() -> App:

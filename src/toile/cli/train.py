@@ -62,6 +62,8 @@ def train(
         reason = _follow(load_recipe(recipe, overrides), folder, resume, accept_changes, minutes, stop)
     if not is_first_process():
         return stop.exit_code
+    for sentence in _told_by_log(folder / "log.jsonl"):
+        print(sentence)
     print(f"{reason}; the run is in {folder}")
     if reason != "done":
         print(f"go on with: toile train {' '.join([str(recipe), *overrides])} --resume --out {folder}")
@@ -106,6 +108,14 @@ def _why(record: EndRecord, stop: StopRequest) -> str:
         return f"stopped at step {record.step}, time is over"
     by = "another process" if stop.signal is None else signal.Signals(stop.signal).name
     return f"stopped at step {record.step} by {by}, state saved"
+
+
+def _told_by_log(log: Path) -> list[str]:
+    """What the whole course of the run shows, a sentence each."""
+    from toile.training.gan_health import gan_findings
+    from toile.training.run_folder import read_log
+
+    return [finding.sentence for finding in gan_findings(read_log(log))] if log.is_file() else []
 
 
 def is_first_process() -> bool:

@@ -48,7 +48,7 @@ class IdxFiles:
                     drops.drop("unknown labels", f"{split}/{number}: {label}")
                     continue
                 name = CLASS_NAMES[label]
-                records.append(Record(f"{split}/{number}", {"class": name, "split": split}, (name,)))
+                records.append(Record(f"{split}/{number}", {"articleType": name, "split": split}, (name,)))
             kept += list(pictures[labels < len(CLASS_NAMES)])
         if not records:
             raise ToileError(f"{path} holds no idx pictures; looked for train-images-idx3-ubyte[.gz] and t10k-...")

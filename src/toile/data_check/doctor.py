@@ -14,10 +14,11 @@ from toile.data_check.duplicates import MAX_RADIUS, duplicate_groups, superfluou
 from toile.data_check.findings import Case, Diagnosis, Finding, cases_of
 from toile.data_check.leaks import equal_contents, equal_titles, shared_across, sides_of_folders, sides_of_training
 from toile.data_check.looks import Looks, look_at
-from toile.data_check.match import Matcher, similarities
+from toile.data_check.match import similarities
 from toile.data_check.reader import ModelReader
 from toile.data_check.word_findings import Words, find_in_words, read_words
 from toile.errors import ToileError
+from toile.model_files.clip_pair import ClipPair
 
 DEFAULT_MIN_SIZE = 64
 _SHARE_OF_LOOKING = 0.8
@@ -71,7 +72,7 @@ class Progress:
 
 
 def check_source(
-    source: Source, reader: ModelReader, config: CheckConfig | None = None, matcher: Matcher | None = None
+    source: Source, reader: ModelReader, config: CheckConfig | None = None, matcher: ClipPair | None = None
 ) -> Iterator[Progress | Diagnosis]:
     """Checks a data set; nothing of it is changed.
 

@@ -9,9 +9,8 @@ from toile.data.captions import CaptionWriter
 from toile.data.records import Record
 from toile.latent_diffusion import read_settings
 from toile.model_files.reading import read_model
-from toile.model_folder import find_model
+from toile.model_folder import find_model, read_autoencoder_config
 from toile.models.unet import UNetConfig
-from toile.models.vae import VAEConfig
 from toile.text.tokenizer import Tokenizer
 from toile.weights.folder import CONFIG_NAME, read_config
 
@@ -43,7 +42,7 @@ def load_reader(model: str) -> ModelReader:
         folder = find_model(model)
         tokenizer = Tokenizer.load(folder / "tokenizer")
         unet = read_config(folder / "unet" / CONFIG_NAME, UNetConfig)
-        settings = read_settings(folder, unet, read_config(folder / "vae" / CONFIG_NAME, VAEConfig))
+        settings = read_settings(folder, unet, read_autoencoder_config(folder / "vae"))
     return ModelReader(model, tokenizer, settings.width, settings.height)
 
 

@@ -113,3 +113,42 @@ def _checked_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < NUM_SEEDS:
         raise ToileError(f"seed is {seed!r}; allowed: whole numbers from 0 to {NUM_SEEDS - 1}")
     return seed
+
+
+def add_salt_and_pepper(images: Tensor, share: Tensor, noise: Tensor) -> Tensor:
+    """Makes a share of the positions white or black, all colours at once and either with the same chance.
+
+    Args:
+        images: (B, 3, H, W) in [-1, 1].
+        share: (B,), between 0 and 1.
+        noise: (B, 1, H, W) standard normal; its quantiles decide, so a position that a small share hits a larger one
+            hits too.
+
+    Returns:
+        (B, 3, H, W).
+    """
+    quantiles, share = torch.special.ndtr(noise), share.view(-1, 1, 1, 1)
+    black, white = quantiles < share / 2, quantiles >= 1 - share / 2
+    return images.masked_fill(black, -1.0).masked_fill(white, 1.0)
+
+
+def salt_and_pepper_share(images: Tensor, mean_square: float) -> Tensor:
+    """The share of positions at which salt and pepper change each picture as much as Gaussian noise of this variance.
+
+    Black or white in place of x is a squared error of 1 + x^2 on average, so the share is
+    `mean_square / (1 + mean(x^2))`.
+
+    Args:
+        images: (B, 3, H, W) in [-1, 1].
+        mean_square: expected squared error of a value, 0 or more.
+
+    Returns:
+        (B,), between 0 and 1.
+
+    Raises:
+        ToileError: salt and pepper at every position would change a picture less.
+    """
+    share = mean_square / (1.0 + images.square().flatten(1).mean(dim=1))
+    if mean_square < 0 or bool((share > 1).any()):
+        raise ToileError(f"mean square {mean_square:g}: salt and pepper change these pictures by 0 to 1 + mean(x^2)")
+    return share

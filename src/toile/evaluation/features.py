@@ -5,6 +5,7 @@ Shapes: N pictures, H x W their size, F features.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,16 +51,27 @@ def load_evaluator(folder: Path, data_identity: str | None = None) -> AttributeC
     """Reads a classifier (config.json and weights) in float32.
 
     Args:
-        data_identity: of the data and split whose held-out pictures it is to judge.
+        data_identity: of the data and split whose held-out pictures it is to judge (`PictureSet.pixels_identity`); a
+            judge may have learnt from a part of their training side.
 
     Raises:
         ToileError: it was trained on another split, so it may have seen the held-out pictures; or the folder is unfit.
     """
     classifier = load_component(folder, AttributeClassifier, AttributeClassifierConfig)
     trained_on = classifier.config.trained_on
-    if data_identity is not None and trained_on != data_identity:
+    if data_identity is not None and not same_held_out(trained_on, data_identity):
         raise ToileError(
             f"the evaluator in {folder} was trained on {trained_on or 'unknown data'}, not on the training side of "
             f"{data_identity}: it may have seen the held-out pictures; train it on this data and split"
         )
     return classifier
+
+
+def same_held_out(trained_on: str, data_identity: str) -> bool:
+    """Whether what a judge learnt from leaves out the held-out pictures of these data.
+
+    Args:
+        trained_on: `PictureSet.identity`, or `pixels_identity`, of the judge's training; "" where it is not known.
+        data_identity: `PictureSet.pixels_identity` of the pictures it is to look at.
+    """
+    return re.split(":masks |:learnt ", trained_on)[0] == data_identity

@@ -8,8 +8,9 @@ from toile.device import available_bytes
 from toile.errors import ToileError
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion, pictures_together
+from toile.models.autoencoders import AutoencoderConfig
 from toile.models.bands import BAND_POSITIONS
-from toile.models.vae import VAEConfig
+from toile.models.pixel_space import PixelSpaceConfig
 
 _MARGIN = 1.25
 _WIDEST = 12  # the gated feed-forward holds 8 times the width, attention and the residual path the rest
@@ -40,7 +41,7 @@ def estimated_bytes(model: LatentDiffusion, settings: GenerationSettings) -> int
     return round(_MARGIN * max(unet_values, decoder_values) * model.dtype.itemsize) + images
 
 
-def decoding_values(vae: VAEConfig, num_images: int, pixels: int, in_bands: bool) -> int:
+def decoding_values(vae: AutoencoderConfig, num_images: int, pixels: int, in_bands: bool) -> int:
     """How many numbers live at once in the decoder, besides weights and images.
 
     Either at its coarsest level, with attention, or at its last one, at the size of the pictures; encoding asks for no
@@ -52,6 +53,8 @@ def decoding_values(vae: VAEConfig, num_images: int, pixels: int, in_bands: bool
         pixels: of one of them.
         in_bands: see `GenerationSettings.vae_bands`.
     """
+    if isinstance(vae, PixelSpaceConfig):
+        return 3 * num_images * pixels
     finest, enlarged = (*vae.block_out_channels, vae.block_out_channels[-1])[:2]
     coarsest = _MAPS_OF_ATTENTION * vae.block_out_channels[-1] * num_images * pixels // vae.downsampling**2
     if in_bands:

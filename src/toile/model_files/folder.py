@@ -16,6 +16,7 @@ from toile.model_folder import (
     SCHEDULE_NAME,
     SETTINGS_NAME,
     find_model,
+    read_autoencoder_config,
     schedule_constants,
     text_encoder_constants,
     unet_constants,
@@ -24,7 +25,6 @@ from toile.model_folder import (
 )
 from toile.models.clip import CLIPTextConfig
 from toile.models.unet import UNetConfig
-from toile.models.vae import VAEConfig
 from toile.schema import build_config
 from toile.text.tokenizer import Tokenizer
 from toile.weights.files import ASIDE_SUFFIX, WeightsError, read_json, save_tensors, write_json_atomically
@@ -52,7 +52,7 @@ def read_folder(model: str | Path, placement: Placement | None = None) -> ModelP
     """
     folder = find_model(model)
     unet = read_config(folder / "unet" / CONFIG_NAME, UNetConfig)
-    vae = read_config(folder / "vae" / CONFIG_NAME, VAEConfig)
+    vae = read_autoencoder_config(folder / "vae")
     text = read_config(folder / "text_encoder" / CONFIG_NAME, CLIPTextConfig)
     expected = expected_tensors(unet, vae, text)
     tensors = {
@@ -108,7 +108,7 @@ def write_folder(parts: ModelParts, folder: Path) -> None:
             name = WEIGHTS_NAMES[1] if component == "text_encoder" else WEIGHTS_NAMES[0]
             save_tensors(aside / component / name, tensors, {"format": "pt"})
             extra = {**constants[component], **parts.foreign.get(component, {})}
-            write_config(aside / component / CONFIG_NAME, configs[component], extra)  # type: ignore[arg-type]
+            write_config(aside / component / CONFIG_NAME, configs[component], extra)
         parts.tokenizer.save(aside / "tokenizer")
         write_config(aside / "scheduler" / SCHEDULE_NAME, parts.schedule, schedule_constants())
         if parts.settings is not None:

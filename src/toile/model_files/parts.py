@@ -13,9 +13,10 @@ from torch import Tensor
 
 from toile.diffusion.schedule import ScheduleConfig
 from toile.generation_settings import GenerationSettings
+from toile.models.autoencoders import AutoencoderConfig, build_autoencoder
 from toile.models.clip import CLIPTextConfig, CLIPTextModel
 from toile.models.unet import UNet, UNetConfig
-from toile.models.vae import VAE, VAEConfig
+from toile.models.vae import VAEConfig
 from toile.text.tokenizer import Tokenizer
 from toile.weights.folder import build_empty, check_fit
 
@@ -40,7 +41,7 @@ class ModelParts:
     """
 
     unet: UNetConfig
-    vae: VAEConfig
+    vae: AutoencoderConfig
     text_encoder: CLIPTextConfig
     tensors: Mapping[str, Mapping[str, Tensor]]
     schedule: ScheduleConfig
@@ -61,18 +62,18 @@ class ModelParts:
         return replace(self, tokenizer=tokenizer)
 
 
-def default_settings(unet: UNetConfig, vae: VAEConfig) -> GenerationSettings:
+def default_settings(unet: UNetConfig, vae: AutoencoderConfig) -> GenerationSettings:
     """The settings of Stable Diffusion at the U-Net's size."""
     size = unet.sample_size
     height, width = (size, size) if isinstance(size, int) else (64, 64) if size is None else (size[0], size[-1])
     return GenerationSettings(width=width * vae.downsampling, height=height * vae.downsampling)
 
 
-def expected_tensors(unet: UNetConfig, vae: VAEConfig, text: CLIPTextConfig) -> dict[str, dict[str, Tensor]]:
+def expected_tensors(unet: UNetConfig, vae: AutoencoderConfig, text: CLIPTextConfig) -> dict[str, dict[str, Tensor]]:
     """Component -> name -> a tensor of the right shape and no memory."""
     return {
         "unet": build_empty(UNet, unet).state_dict(),
-        "vae": build_empty(VAE, vae).state_dict(),
+        "vae": build_empty(build_autoencoder, vae).state_dict(),
         "text_encoder": build_empty(CLIPTextModel, text).state_dict(),
     }
 

@@ -152,6 +152,8 @@ def rules_of(
 ) -> tuple[Rule, ...]:
     """The rules between our names and those of a file of this layout; see `single_file_rules`."""
     names = [f"{component}.{name}" for component, network in expected.items() for name in network]
+    if not isinstance(told.vae, VAEConfig):
+        raise WeightsError(f"a model that works on pixels has no autoencoder to put into a {layout}; write a folder")
     if layout == FOUR_PARTS:
         return four_part_rules(told.unet, told.vae, told.text_encoder, names)
     return single_file_rules(told.unet, told.vae, told.text_encoder, names, open_clip=open_clip)

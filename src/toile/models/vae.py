@@ -212,6 +212,11 @@ class VAE(nn.Module):
         self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
         self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, 1)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self.post_quant_conv.weight.dtype
+
     def posterior(self, images: Tensor, in_bands: bool = False) -> Posterior:
         """Images (B, 3, H, W) in [-1, 1], H and W multiples of f -> Gaussian over unscaled latents (B, C, h, w)."""
         factor = self.config.downsampling

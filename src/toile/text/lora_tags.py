@@ -71,3 +71,17 @@ def _read(content: str) -> LoRAUse:
         if isinstance(error, ToileError):
             raise
         raise ToileError(f"the strength in <lora:{content}> is {strength!r}; write a number, as in 0.8") from error
+
+
+def read_use(text: str) -> LoRAUse:
+    """ "monet:0.8" -> LoRA monet at strength 0.8; "monet" is at 1, and so is a path.
+
+    Raises:
+        ToileError: the strength is out of range.
+    """
+    source, _, strength = text.rpartition(":")
+    try:
+        number = float(strength)
+    except ValueError:
+        return LoRAUse(text)
+    return LoRAUse(source, number) if source else LoRAUse(text)

@@ -21,9 +21,9 @@ from toile.diffusion.guidance import ClassifierFreeGuidance
 from toile.diffusion.samplers import find_sampler
 from toile.diffusion.schedule import NoiseSchedule, start_latents
 from toile.errors import ToileError
+from toile.models.autoencoders import Autoencoder
 from toile.models.clip import CLIPTextModel
 from toile.models.unet import UNet
-from toile.models.vae import VAE
 from toile.text.tokenizer import Tokenizer
 from toile.training.draws import ShuffledOrder, example_noise, generator, seed_of
 from toile.training.objective import Loss
@@ -164,7 +164,7 @@ class DenoisingObjective:
     def __init__(
         self,
         networks: TextConditionedUNet,
-        vae: VAE,
+        vae: Autoencoder,
         tokenizer: Tokenizer,
         schedule: NoiseSchedule,
         pictures: PictureSet,
@@ -286,7 +286,7 @@ class DenoisingObjective:
         captions = self.config.sample_prompts or [self._full_caption(record) for record in records]
         noise = example_noise(self.seed, "samples", range(len(captions)), self.sample_shape)
         x = sample_latents(self, captions, noise, self.config.sample_steps, self.config.sample_guidance)
-        return self.vae.decode_latents(x.to(self.vae.post_quant_conv.weight.dtype)).float()
+        return self.vae.decode_latents(x.to(self.vae.dtype)).float()
 
     def _caption(self, position: int, example: int) -> str:
         if seed_of(self.seed, "uncond", example) / 2**63 < self.config.uncond_share:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,21 +11,16 @@ from torch.nn import functional as F
 
 from toile.device import choose_dtype
 from toile.errors import ToileError
+from toile.models.autoencoders import Autoencoder
 from toile.models.unet import UNet
-from toile.models.vae import VAE
 from toile.training.pictures import PictureSet
+from toile.user_folders import cache_folder
 from toile.weights.files import load_tensors, save_tensors
 
-CACHE_VARIABLE = "TOILE_CACHE"
 _PIXELS_TOGETHER = 64 * 64 * 80
 
 
-def cache_folder() -> Path:
-    """The folder that TOILE_CACHE names, else ~/.cache/toile."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "toile")
-
-
-def load_latents(vae: VAE, pictures: PictureSet) -> Tensor | tuple[Tensor, ...]:
+def load_latents(vae: Autoencoder, pictures: PictureSet) -> Tensor | tuple[Tensor, ...]:
     """Scaled latents (N, C, h, w) float16 of every picture, from the cache if they are there.
 
     Of pictures in buckets one such tensor for each of their shapes, in the order of `pictures.sizes`.
@@ -53,7 +46,7 @@ def load_latents(vae: VAE, pictures: PictureSet) -> Tensor | tuple[Tensor, ...]:
     return latents[0] if pictures.places is None else tuple(latents)
 
 
-def latent_masks(vae: VAE, pictures: PictureSet) -> tuple[Tensor, ...] | None:
+def latent_masks(vae: Autoencoder, pictures: PictureSet) -> tuple[Tensor, ...] | None:
     """How much each position of the latents counts: the pictures' masks averaged to their size.
 
     Returns:
@@ -68,7 +61,7 @@ def latent_masks(vae: VAE, pictures: PictureSet) -> tuple[Tensor, ...] | None:
     )
 
 
-def check_buckets(vae: VAE, unet: UNet, pictures: PictureSet) -> None:
+def check_buckets(vae: Autoencoder, unet: UNet, pictures: PictureSet) -> None:
     """Refuses shapes whose sides the networks cannot halve as often as they do.
 
     Raises:
@@ -83,7 +76,7 @@ def check_buckets(vae: VAE, unet: UNet, pictures: PictureSet) -> None:
 
 
 @torch.no_grad()
-def encode_pictures(vae: VAE, pictures: PictureSet, positions: np.ndarray) -> Tensor:
+def encode_pictures(vae: Autoencoder, pictures: PictureSet, positions: np.ndarray) -> Tensor:
     """Scaled latents (len(positions), C, h, w) float16 of pictures of one shape."""
     height, width = pictures.images(positions[:1]).shape[2:]
     batch_size = min(64, max(1, _PIXELS_TOGETHER // (height * width)))
@@ -96,9 +89,9 @@ def encode_pictures(vae: VAE, pictures: PictureSet, positions: np.ndarray) -> Te
     return torch.cat(rows).contiguous()
 
 
-def _content_hash(vae: VAE, pictures: PictureSet) -> str:
+def _content_hash(vae: Autoencoder, pictures: PictureSet) -> str:
     digest = hashlib.sha256(f"{pictures.pixels_identity}:{vae.config}".encode())
     for name, weight in sorted(vae.state_dict().items()):
-        if name.startswith(("encoder.", "quant_conv.")):
+        if not name.startswith(("decoder.", "post_quant_conv.")):
             digest.update(weight.float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]

@@ -56,6 +56,8 @@ class LoopConfig:
         ema_widths: relative widths of the averages kept.
         precision: "bf16" runs the networks under autocast with float32 master weights; "float32" does not.
         validate_every, sample_every, save_every: in steps; 0 is never (a finished run is always saved).
+        stage_every: export what is trained every so many steps, with the first average of the weights, so that stages
+            of a run can be compared; 0 is never.
         sharded: of several processes each holds a part of the weights, and of all that belongs to them; one process
             holds all. How they are held is no part of a run: it may change when the run is resumed.
     """
@@ -74,12 +76,14 @@ class LoopConfig:
     validate_every: int = 500
     sample_every: int = 0
     save_every: int = 500
+    stage_every: int = 0
     sharded: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1 or not self.learning_rate > 0 or not self.clip_norm > 0:
             raise ToileError("steps, batch_size, learning_rate and clip_norm must be positive")
-        if min(self.warmup_steps, self.weight_decay, self.validate_every, self.sample_every, self.save_every) < 0:
+        rhythms = (self.validate_every, self.sample_every, self.save_every, self.stage_every)
+        if min(self.warmup_steps, self.weight_decay, *rhythms) < 0:
             raise ToileError("warmup_steps, weight_decay and the numbers of steps between things must be 0 or more")
         micro = self.micro_batch_size if isinstance(self.micro_batch_size, int) else self.batch_size
         if isinstance(self.micro_batch_size, str) and self.micro_batch_size != AUTO:
@@ -127,6 +131,7 @@ def train(
     completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     minutes: float | None = None,
     export: Callable[[], None] | None = None,
+    export_stage: Callable[[int], None] | None = None,
     weights: WholeWeights | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Record, None, None]:
@@ -141,6 +146,7 @@ def train(
         completed: adds to an identity that was saved what it did not know of, as an earlier version wrote it.
         minutes: stop, resumable, after this time.
         export: called at the end, while the objective's module holds its best weights; not when told to stop.
+        export_stage: called with the step where `stage_every` says so, while the module holds its first average.
         weights: how the processes that train together hold the module; by default this one is alone. All processes
             yield their steps; only the first writes, validates and samples.
         should_stop: asked after each step; one process that is told to stop stops all.
@@ -173,6 +179,10 @@ def train(
                     yield from _validate(objective, config, state)
                 if _due(state.step, config.sample_every, config.steps + 1):
                     yield from _sample(objective, config, state)
+                if _due(state.step, config.stage_every, config.steps + 1) and export_stage is not None:
+                    with _weights_of(_name_of_shown(state), state) as looks:
+                        if looks:
+                            export_stage(state.step)
                 if _due(state.step, config.save_every, config.steps):
                     yield from _save(state, directory / "state", identity)
         except GeneratorExit:
@@ -260,6 +270,11 @@ def _names_of_weights(state: TrainingState) -> list[str]:
     return ["live", *map(_name, state.averages)]
 
 
+def _name_of_shown(state: TrainingState) -> str:
+    """The weights that samples and stages show: the first average, if there is one."""
+    return _name(state.averages[0]) if state.averages else "live"
+
+
 def _name(average: PowerEMA) -> str:
     return f"ema {average.relative_width:g}"
 
@@ -302,7 +317,7 @@ def _held_out_losses(objective: Objective[Batch], config: LoopConfig, state: Tra
 @torch.no_grad()
 def _sample(objective: Objective[Batch], config: LoopConfig, state: TrainingState) -> Iterator[SampleRecord]:
     images = None
-    with _weights_of(_name(state.averages[0]) if state.averages else "live", state) as looks:
+    with _weights_of(_name_of_shown(state), state) as looks:
         if looks:
             with autocast(config.precision):
                 images = objective.samples()

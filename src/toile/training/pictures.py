@@ -28,7 +28,7 @@ from toile.data.sources import (
 from toile.data.split import split_by_content
 from toile.errors import ToileError
 
-_TASKS_OF_WHOLE_PICTURES = ("vae", "clip", "classifier")
+_TASKS_OF_WHOLE_PICTURES = ("vae", "clip", "classifier", "cvae", "text_autoencoder")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class DataConfig:
         keep: a file with the keys of the records to use, one a line, as `toile data check --fix` writes it.
         only: use only records with one of these values in these fields, such as `season = ["Winter"]`.
         words: use only records whose full caption has all of these words.
+        train_share, train_seed: learn from this share of the training side, drawn at random. What is held out stays the
+            same, so judges that learnt from different parts can judge the same pictures.
+        unseen: colours and article types that are not learnt together, such as "Pink Ties": their pictures are left
+            out of the training side, and stay on the held-out sides.
     """
 
     width: int
@@ -69,8 +73,13 @@ class DataConfig:
     buckets: bool = False
     bucket_step: int = 64
     masks: Path | None = None
+    train_share: float = 1.0
+    train_seed: int = 0
+    unseen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not 0 < self.train_share <= 1:
+            raise ToileError(f"data.train_share {self.train_share:g}: above 0, at most 1")
         if self.width < 1 or self.height < 1 or (self.limit is not None and self.limit < 1):
             raise ToileError(f"data: width {self.width}, height {self.height}, limit {self.limit}: at least 1")
         if self.buckets and len(bucket_sizes(self.width, self.height, self.bucket_step)) == 1:
@@ -113,8 +122,8 @@ class PictureSet:
         masks: for each shape (n, H, W) uint8, 255 = counts; None without masks.
         records: one for each picture.
         train, validation, test: positions, int64 arrays; in `train` as often as a record is to be repeated.
-        identity: changes when the data, the size, the split or the masks change.
-        pixels_identity: the same but for the masks.
+        identity: changes when the data, the size, the split, the masks or what is learnt of the training side change.
+        pixels_identity: the same but for the masks and what is learnt: all who share it hold out the same pictures.
         summary: what was read and dropped, for people.
     """
 
@@ -151,7 +160,8 @@ class PictureSet:
         self.records: tuple[Record, ...] = tuple(source.records[int(index)] for index in loaded.kept)
         self.trigger = config.trigger
         repeats = np.array([record.repeats for record in self.records])
-        self.train = np.repeat(split.train, repeats[split.train])
+        learnt = learnt_of(split.train, self.records, config)
+        self.train = np.repeat(learnt, repeats[learnt])
         self.validation, self.test = split.validation, split.test
         identity = f"{source.identity}:{config.width}x{config.height}:{config.split_seed}:{len(self.records)}"
         if config.keep is not None or config.only or config.words:
@@ -165,6 +175,9 @@ class PictureSet:
             for of_shape in masks:
                 digest.update(of_shape.data)
             self.identity += f":masks {digest.hexdigest()[:16]}"
+        if len(learnt) < len(split.train):
+            digest = hashlib.sha256(" ".join(self.records[position].key for position in learnt).encode())
+            self.identity += f":learnt {digest.hexdigest()[:16]}"
         self.summary = f"{source.report.summary()} {loaded.report.summary()}{shapes}"
 
     @property
@@ -204,6 +217,34 @@ def _in_shapes(loaded: LoadedBuckets) -> str:
     if loaded.padded:
         text += f" {loaded.padded:,} are too small for theirs: enlarged {MOST_ENLARGED:g} times and padded with white."
     return text
+
+
+def learnt_of(train: np.ndarray, records: Sequence[Record], config: DataConfig) -> np.ndarray:
+    """The positions of the training side that are learnt, in their order.
+
+    Args:
+        train: positions of the training side, int64.
+        records: of all pictures.
+
+    Raises:
+        ToileError: an `unseen` pair that no record has, or nothing is left.
+    """
+    pairs = [colour_and_article(record) for record in records]
+    if unknown := sorted(set(config.unseen) - set(pairs)):
+        raise ToileError(f"data.unseen: no record is of {unknown[0]!r}; write colour and article type as the data does")
+    kept = np.array([position for position in train if pairs[position] not in config.unseen], dtype=np.int64)
+    if config.train_share < 1:
+        order = np.random.default_rng(config.train_seed).permutation(len(kept))
+        kept = kept[np.sort(order[: round(config.train_share * len(kept))])]
+    if len(train) and not len(kept):
+        raise ToileError("data: train_share and unseen leave no picture to learn from")
+    return kept
+
+
+def colour_and_article(record: Record) -> str:
+    """Such as "Pink Ties"; "" where one of them is not known."""
+    colour, article = record.fields.get("baseColour"), record.fields.get("articleType")
+    return f"{colour} {article}" if colour and article else ""
 
 
 def chosen_records(records: Sequence[Record], config: DataConfig) -> list[int]:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from toile.errors import ToileError
 from toile.training.denoising_objective import DenoisingBatch, DenoisingObjective, MixedBatch, sample_latents
 from toile.training.draws import example_noise, seed_of
-from toile.training.latents import cache_folder
 from toile.training.objective import Loss
+from toile.user_folders import cache_folder
 from toile.weights.files import load_tensors, save_tensors
 
 _MADE_TOGETHER = 16

@@ -13,15 +13,21 @@ from toile.errors import ToileError
 from toile.generation_settings import GenerationSettings
 from toile.models.classifier import AttributeClassifierConfig
 from toile.models.clip import CLIPConfig
+from toile.models.cvae import ConditionalVAEConfig
+from toile.models.gan import ConditionalGANConfig
+from toile.models.text_autoencoder import TextAutoencoderConfig
 from toile.models.unet import UNetConfig
 from toile.models.vae import VAEConfig
 from toile.schema import build_config
 from toile.training.classifier_objective import ClassifierObjectiveConfig
+from toile.training.cvae_objective import CVAEObjectiveConfig
 from toile.training.denoising_objective import DenoisingObjectiveConfig
+from toile.training.gan_objective import GANObjectiveConfig
 from toile.training.loop import LoopConfig
 from toile.training.lora_targets import LoRAConfig
 from toile.training.pictures import DataConfig
 from toile.training.prior_preservation import PriorConfig
+from toile.training.text_autoencoder_objective import TextAutoencoderObjectiveConfig
 from toile.training.vae_objective import VAEObjectiveConfig
 
 
@@ -60,8 +66,10 @@ class DenoisingRecipe:
     """`task = "denoising"`: a U-Net on the latents of a trained autoencoder, with the words of a trained CLIP pair.
 
     Attributes:
-        vae: folder of the run that trained the autoencoder.
-        clip: folder of the run that trained the CLIP pair.
+        vae: folder of the run that trained the autoencoder; "pixels" for none: the U-Net works on pixels themselves, as
+            they are (its in_channels are 3) or in squares of 2 x 2 (12) or 4 x 4 (48).
+        clip: folder of the run that trained the CLIP pair; or a model, by name or folder, whose text encoder is the
+            start of this one and whose vocabulary is taken.
         start: a model folder with the weights that U-Net and text encoder start from; `None` is from scratch. The U-Net
             is of the architecture that `model` says, which must have weights of the same names and shapes.
         defaults: generation settings written into the model.
@@ -168,8 +176,73 @@ class TextualInversionRecipe:
     seed: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class CVAERecipe:
+    """`task = "cvae"`: a baseline that makes pictures in one pass, a conditional variational autoencoder.
+
+    Attributes:
+        words: the model whose text encoder and tokenizer give the words: the name of the bundled one, or a folder.
+    """
+
+    task: str
+    words: str
+    data: DataConfig
+    model: ConditionalVAEConfig
+    loop: LoopConfig
+    objective: CVAEObjectiveConfig = CVAEObjectiveConfig()
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TextAutoencoderRecipe:
+    """`task = "text_autoencoder"`: a baseline whose pictures are those of the codes that texts are mapped to.
+
+    Attributes:
+        words: the model whose text encoder and tokenizer give the words: the name of the bundled one, or a folder.
+    """
+
+    task: str
+    words: str
+    data: DataConfig
+    model: TextAutoencoderConfig
+    loop: LoopConfig
+    objective: TextAutoencoderObjectiveConfig = TextAutoencoderObjectiveConfig()
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class GANRecipe:
+    """`task = "gan"`: a baseline that makes pictures in one pass, a conditional generative adversarial network.
+
+    Attributes:
+        words: the model whose text encoder and tokenizer give the words: the name of the bundled one, or a folder.
+        model: of both networks.
+    """
+
+    task: str
+    words: str
+    data: DataConfig
+    model: ConditionalGANConfig
+    loop: LoopConfig
+    objective: GANObjectiveConfig = GANObjectiveConfig()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loop.sharded:
+            raise ToileError("loop.sharded: a GAN needs its discriminator whole, once as it is and once as constants")
+
+
 Recipe = (
-    VAERecipe | CLIPRecipe | DenoisingRecipe | ClassifierRecipe | LoRARecipe | FineTuneRecipe | TextualInversionRecipe
+    VAERecipe
+    | CLIPRecipe
+    | DenoisingRecipe
+    | ClassifierRecipe
+    | LoRARecipe
+    | FineTuneRecipe
+    | TextualInversionRecipe
+    | CVAERecipe
+    | TextAutoencoderRecipe
+    | GANRecipe
 )
 RECIPES: Mapping[str, type[Recipe]] = {
     "vae": VAERecipe,
@@ -179,12 +252,15 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "lora": LoRARecipe,
     "fine_tune": FineTuneRecipe,
     "textual_inversion": TextualInversionRecipe,
+    "cvae": CVAERecipe,
+    "text_autoencoder": TextAutoencoderRecipe,
+    "gan": GANRecipe,
 }
 
 
 def compiles(recipe: Recipe) -> bool:
-    """Whether the networks of a run are compiled; those of CLIP never are."""
-    return not isinstance(recipe, CLIPRecipe) and recipe.objective.compile
+    """Whether the networks of a run are compiled; those of CLIP and of a GAN never are."""
+    return not isinstance(recipe, CLIPRecipe | GANRecipe) and recipe.objective.compile
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -11,11 +11,14 @@ from typing import Any, Protocol
 
 import torch
 
+from toile import __version__
 from toile.diffusion.schedule import NoiseSchedule
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
 from toile.model_folder import find_model, vae_constants
+from toile.models.autoencoders import Autoencoder
 from toile.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
+from toile.models.pixel_space import PixelSpace, PixelSpaceConfig
 from toile.models.unet import UNet, UNetConfig
 from toile.models.vae import VAE, VAEConfig
 from toile.schema import build_config
@@ -27,16 +30,20 @@ from toile.training.fine_tuning import FineTuneTask, LoRATask
 from toile.training.latents import check_buckets, encode_pictures, latent_masks, load_latents
 from toile.training.loop import AUTO, LoopConfig, check_start, train
 from toile.training.objective import Objective
+from toile.training.one_shot_task import build_cvae_task, build_gan_task, build_text_autoencoder_task
 from toile.training.pictures import PictureSet
 from toile.training.plan import plan_run
 from toile.training.processes import join_processes
 from toile.training.recipes import (
     ClassifierRecipe,
     CLIPRecipe,
+    CVAERecipe,
     DenoisingRecipe,
     FineTuneRecipe,
+    GANRecipe,
     LoRARecipe,
     Recipe,
+    TextAutoencoderRecipe,
     TextualInversionRecipe,
     VAERecipe,
     compiles,
@@ -49,8 +56,11 @@ from toile.training.textual_inversion import TextualInversionTask
 from toile.training.vae_objective import VAEObjective, narrow_posterior
 from toile.weights.files import file_sha256
 from toile.weights.folder import find_weights, load_component, load_weights, save_component
+from toile.weights.provenance import Provenance, ancestry_of
 
-MODEL_FOLDER = "model"
+MODEL_FOLDER, STAGES_FOLDER = "model", "stages"
+PIXELS = "pixels"
+_MEASURED_PICTURES = 2048
 
 
 class Task(Protocol):
@@ -99,6 +109,22 @@ def run_recipe(
     with processes.first_before_others():  # which find what it has cached
         task = build_task(recipe, pictures)
     identity = {**facts, "pictures": pictures.identity, **task.identity}
+    stems_from = ancestry_of(weights_read(recipe))
+    done = 0
+
+    def export(folder: Path, steps: int) -> None:
+        # First, so that there are never weights of which nothing is known.
+        Provenance(
+            __version__,
+            facts,
+            pictures.identity,
+            pictures.pixels_identity,
+            steps,
+            stems_from.networks,
+            stems_from.judges,
+        ).write(folder)
+        task.export(folder)
+
     yield DataRecord(0, pictures.summary)
     config = recipe.loop if not resume else resumed_config(recipe.loop, directory)
     weights = hold_weights(task.objective.module, config.sharded, processes)
@@ -115,12 +141,14 @@ def run_recipe(
         accept_changes=accept_changes,
         completed=partial(with_defaults, type(recipe)),
         minutes=minutes,
-        export=lambda: task.export(directory / MODEL_FOLDER),
+        export=lambda: export(directory / MODEL_FOLDER, done),
+        export_stage=lambda step: export(directory / STAGES_FOLDER / f"step-{step:07d}", step),
         weights=weights,
         should_stop=should_stop,
     )
     with closing(records):
         for record in records:
+            done = record.step
             if processes.is_first:
                 if folder is None:
                     folder = RunFolder(directory, facts)
@@ -150,6 +178,22 @@ def resumed_config(config: LoopConfig, directory: Path) -> LoopConfig:
     return replace(config, micro_batch_size=plans[0]["micro_batch_size"])
 
 
+def weights_read(recipe: Recipe) -> dict[str, Path]:
+    """What weights a recipe begins with or uses: role -> file, folder of a component, or folder of a model."""
+    if isinstance(recipe, VAERecipe):
+        return {} if recipe.start is None else {"start": recipe.start}
+    if isinstance(recipe, DenoisingRecipe):
+        read = {"clip": words_folders(recipe.clip)[0]}
+        if str(recipe.vae) != PIXELS:
+            read["vae"] = recipe.vae / MODEL_FOLDER / "vae"
+        return read if recipe.start is None else {**read, "start": find_model(recipe.start)}
+    if isinstance(recipe, LoRARecipe | FineTuneRecipe | TextualInversionRecipe):
+        return {"base": Path(recipe.base) if Path(recipe.base).is_file() else find_model(recipe.base)}
+    if isinstance(recipe, CLIPRecipe | ClassifierRecipe):
+        return {}
+    return {"words": find_model(recipe.words) / "text_encoder"}
+
+
 def build_task(recipe: Recipe, pictures: PictureSet) -> Task:
     """Networks, initialised from the recipe's seed, and the objective over them."""
     torch.manual_seed(recipe.seed)
@@ -165,6 +209,12 @@ def build_task(recipe: Recipe, pictures: PictureSet) -> Task:
         return FineTuneTask(recipe, pictures)
     if isinstance(recipe, TextualInversionRecipe):
         return TextualInversionTask(recipe, pictures)
+    if isinstance(recipe, CVAERecipe):
+        return build_cvae_task(recipe, pictures)
+    if isinstance(recipe, TextAutoencoderRecipe):
+        return build_text_autoencoder_task(recipe, pictures)
+    if isinstance(recipe, GANRecipe):
+        return build_gan_task(recipe, pictures)
     return ClassifierTask(recipe, pictures)
 
 
@@ -183,7 +233,8 @@ class VAETask:
 
     def export(self, folder: Path) -> None:
         vae = self.objective.module
-        latents = encode_pictures(vae, self.pictures, self.pictures.train[:2048]).float() / vae.config.scaling_factor
+        some = self.pictures.train[:_MEASURED_PICTURES]
+        latents = encode_pictures(vae, self.pictures, some).float() / vae.config.scaling_factor
         config = replace(vae.config, scaling_factor=round(1.0 / float(latents.std()), 5))
         save_component(folder / "vae", vae, config, vae_constants(config), torch.float32)
 
@@ -216,18 +267,20 @@ class DenoisingTask:
 
     def __init__(self, recipe: DenoisingRecipe, pictures: PictureSet) -> None:
         self.recipe = recipe
-        vae_folder, words = recipe.vae / MODEL_FOLDER / "vae", recipe.clip / MODEL_FOLDER / "tokenizer"
-        vae = load_component(vae_folder, VAE, VAEConfig)
+        identity: dict[str, str] = {}
+        if str(recipe.vae) == PIXELS:
+            vae: Autoencoder = build_pixel_space(recipe.model, pictures)
+        else:
+            vae_folder = recipe.vae / MODEL_FOLDER / "vae"
+            vae = load_component(vae_folder, VAE, VAEConfig)
+            identity["vae_weights"] = file_sha256(find_weights(vae_folder))
         vae.eval().requires_grad_(False)
-        clip = load_component(recipe.clip / MODEL_FOLDER / "clip", CLIPModel, CLIPConfig)
-        tokenizer = Tokenizer.load(words)
-        self.identity: Mapping[str, str] = {
-            "vae_weights": file_sha256(find_weights(vae_folder)),
-            "vocabulary": file_sha256(words / "vocab.json"),
-        }
+        texts, words = words_folders(recipe.clip)
+        text_encoder, tokenizer = load_text_encoder(texts), Tokenizer.load(words)
+        identity["vocabulary"] = file_sha256(words / "vocab.json")
+        self.identity: Mapping[str, str] = identity
         if recipe.start is None:
-            text_encoder, unet = CLIPTextModel(clip.config.text_config), UNet(recipe.model)
-            text_encoder.text_model.load_state_dict(clip.text_model.state_dict())
+            unet = UNet(recipe.model)
         else:
             start = find_model(recipe.start)
             text_encoder = load_component(start / "text_encoder", CLIPTextModel, CLIPTextConfig)
@@ -258,6 +311,41 @@ class DenoisingTask:
             objective.schedule,
             self.recipe.defaults,
         ).save(folder)
+
+
+def build_pixel_space(unet: UNetConfig, pictures: PictureSet) -> PixelSpace:
+    """Pixels as a U-Net of this size takes them, on the scale that training pictures have."""
+    if unet.in_channels != unet.out_channels:
+        raise ToileError(f"model.in_channels {unet.in_channels} and out_channels {unet.out_channels} must be equal")
+    pixels = PixelSpace(PixelSpaceConfig(unet.in_channels))
+    pixels.measure(pictures.images(pictures.train[:_MEASURED_PICTURES]))
+    return pixels
+
+
+def words_folders(source: Path) -> tuple[Path, Path]:
+    """Where a start of a text encoder and a vocabulary lie: of a run that trained a CLIP pair, or of a model.
+
+    Returns:
+        the folder of the pair, or of the text encoder; the folder of the tokenizer.
+
+    Raises:
+        ToileError: it is neither.
+    """
+    run = source / MODEL_FOLDER
+    if (run / "clip").is_dir():
+        return run / "clip", run / "tokenizer"
+    model = find_model(source)
+    return model / "text_encoder", model / "tokenizer"
+
+
+def load_text_encoder(folder: Path) -> CLIPTextModel:
+    """A text encoder with the weights in the folder of one, or of a CLIP pair."""
+    if folder.name == "text_encoder":
+        return load_component(folder, CLIPTextModel, CLIPTextConfig)
+    clip = load_component(folder, CLIPModel, CLIPConfig)
+    text_encoder = CLIPTextModel(clip.config.text_config)
+    text_encoder.text_model.load_state_dict(clip.text_model.state_dict())
+    return text_encoder
 
 
 class ClassifierTask:

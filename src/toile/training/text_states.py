@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from toile.models.clip import CLIPTextModel
-from toile.training.latents import cache_folder
+from toile.user_folders import cache_folder
 from toile.weights.files import WeightsError, is_finite, load_tensors, read_metadata, save_tensors
 
 _TEXTS_KEPT = 4096  # states of Stable Diffusion's texts take half a gigabyte

@@ -1,0 +1,183 @@
+"""What needs pictures or trainings of its own: unseen pairs, reports' prompts, swapped words, variety, teaching.
+
+Shapes: P prompts, K pictures of each, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from toile.errors import ToileError
+from toile.evaluation.attributes import wanted_labels
+from toile.evaluation.bench import COLOUR, Bench, hits
+from toile.evaluation.classifier_accuracy import LabelledPixels, taught_predictions
+from toile.evaluation.diversity import draw_groups, measure_diversity
+from toile.evaluation.features import observe
+from toile.evaluation.page_pictures import PromptRow
+from toile.evaluation.scores import Score
+from toile.evaluation.suites import Prompt, Suite, reports, unseen_pairs, word_swaps
+from toile.evaluation.verdict import score_of_pictures
+from toile.evaluation.word_swap import JudgedPictures, measure_word_swap
+from toile.models.classifier import ARTICLE_TYPE
+from toile.training.pictures import colour_and_article
+
+NUM_UNSEEN, NUM_SWAPS, NUM_VARIED, NUM_EACH, NUM_OF_REPORTS = 60, 60, 30, 6, 4
+_ROWS_SHOWN = 6
+_RESEEDED = 500_000
+
+
+@dataclass
+class Extras:
+    """What the further suites say of a maker: scores, other facts, and rows of pictures of one prompt."""
+
+    scores: dict[str, Score] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    variety: tuple[PromptRow, ...] = ()
+
+
+class ExtraSuites:
+    """The further suites, the same for all makers.
+
+    Args:
+        bench: the judge and the real pictures.
+        seed: of what is drawn, and of the pictures.
+    """
+
+    def __init__(self, bench: Bench, seed: int) -> None:
+        self.bench, self.seed = bench, seed
+        pictures = bench.real.pictures
+        self._unseen = _if_possible(lambda: unseen_pairs(pictures, seed=seed))
+        self._swaps = _if_possible(lambda: word_swaps(pictures, NUM_SWAPS, seed))
+        self._reports = reports() if self._swaps is not None else None
+
+    @cached_property
+    def wanted(self) -> dict[str, tuple[list[str], int]]:
+        """The texts of each part, and the seed of its first picture; the two sides of a swap share their seeds."""
+        parts: dict[str, tuple[list[str], int]] = {}
+        if self._unseen is not None:
+            parts["unseen"] = ([prompt.text for prompt in self._unseen.prompts[:NUM_UNSEEN]], self.seed)
+        if self._reports is not None:
+            texts = [prompt.text for prompt in self._reports.prompts for _ in range(NUM_OF_REPORTS)]
+            parts["reports"] = (texts, self.seed)
+        if self._swaps is not None:
+            first, second = ([pair[side].text for pair in self._swaps.groups] for side in (0, 1))
+            parts["swap-first"], parts["swap-second"] = (first, self.seed), (second, self.seed)
+            parts["swap-reseeded"] = (first, self.seed + _RESEEDED)
+        texts = [prompt.text for prompt in self._varied for _ in range(NUM_EACH)]
+        return {**parts, "variety": (texts, self.seed)}
+
+    @property
+    def _varied(self) -> Sequence[Prompt]:
+        return self.bench.real.suite.prompts[:NUM_VARIED]
+
+    def measure(self, pixels: Mapping[str, Tensor]) -> Extras:
+        """What the pictures of all parts show.
+
+        Args:
+            pixels: (n, H, W, 3) uint8 for each part of `wanted`.
+        """
+        extras = Extras()
+        if self._unseen is not None:
+            prompts = self._unseen.prompts[:NUM_UNSEEN]
+            extras.scores["unseen_pairs"] = score_of_pictures(self._all_right(pixels["unseen"], prompts))
+        if self._reports is not None:
+            prompts = tuple(prompt for prompt in self._reports.prompts for _ in range(NUM_OF_REPORTS))
+            extras.scores["reports"] = score_of_pictures(self._all_right(pixels["reports"], prompts))
+        if self._swaps is not None:
+            self._measure_swaps(self._swaps, pixels, extras)
+        self._measure_variety(pixels["variety"], extras)
+        return extras
+
+    def _all_right(self, pixels: Tensor, prompts: Sequence[Prompt]) -> np.ndarray:
+        """(N,) 1 where article and colour, as far as they are asked for, are right; NaN where neither is."""
+        found = observe(self.bench.judge, pixels).predictions
+        wanted = wanted_labels(self.bench.judge.config.labels, [prompt.fields for prompt in prompts])
+        rows = [hits(found[name], wanted[name]) for name in (ARTICLE_TYPE, COLOUR) if name in wanted]
+        # A wrong one makes 0, an unknown one does not count.
+        lowest = np.fmin.reduce(rows)
+        return np.asarray(lowest, dtype=np.float64)
+
+    def _measure_swaps(self, swaps: Suite, pixels: Mapping[str, Tensor], extras: Extras) -> None:
+        judged = [
+            JudgedPictures(pixels[part], observe(self.bench.judge, pixels[part]).predictions)
+            for part in ("swap-first", "swap-second", "swap-reseeded")
+        ]
+        labels = self.bench.judge.config.labels
+        first, second = (wanted_labels(labels, [pair[side].fields for pair in swaps.groups])[COLOUR] for side in (0, 1))
+        found = measure_word_swap(judged[0], judged[1], judged[2], first, second)
+        same = judged[0].predictions[ARTICLE_TYPE] == judged[1].predictions[ARTICLE_TYPE]
+        extras.scores["swap_follows"] = score_of_pictures(hits(judged[1].predictions[COLOUR], second))
+        extras.scores["swap_keeps"] = score_of_pictures(same.double().numpy())
+        extras.facts["word_swap"] = {
+            "pairs": len(first),
+            "colour_obeyed": found.colour_obeyed.value,
+            "colour_followed": found.colour_followed.value,
+            "colour_stayed": found.colour_stayed.value,
+            "overlap": found.swapped.overlap,
+            "overlap_of_other_seeds": found.reseeded.overlap,
+            "outside": found.swapped.outside_mean,
+            "outside_of_other_seeds": found.reseeded.outside_mean,
+            "article_kept_of_other_seeds": found.reseeded.article_kept.value,
+        }
+
+    def _measure_variety(self, pixels: Tensor, extras: Extras) -> None:
+        features = self.bench.networks[0].features(pixels).unflatten(0, (-1, NUM_EACH))
+        extras.scores |= self._diversity(features)
+        rows = pixels.unflatten(0, (-1, NUM_EACH))[:_ROWS_SHOWN].numpy()
+        captions = [prompt.text for prompt in self._varied]
+        extras.variety = tuple(PromptRow(*row) for row in zip(captions, rows, strict=False))
+
+    def _diversity(self, features: Tensor) -> dict[str, Score]:
+        found = measure_diversity(features, self.bench.centre)
+        return {
+            "diversity": score_of_pictures(found.distances.numpy()),
+            "vendi": score_of_pictures(found.vendi.numpy()),
+        }
+
+    def taught(self, pixels: Tensor, prompts: Sequence[Prompt]) -> dict[str, Score]:
+        """What a classifier that learnt from these pictures alone finds in real ones; nothing without labels."""
+        labels = self.bench.judge.config.labels
+        reference = self.bench.real.reference
+        fields = [self.bench.real.pictures.records[position].fields for position in reference.tolist()]
+        wanted = wanted_labels(labels, fields)[ARTICLE_TYPE]
+        if not any(prompt.fields.get("articleType") for prompt in prompts):
+            return {}
+        taught = LabelledPixels(pixels, [prompt.fields for prompt in prompts])
+        found = taught_predictions(taught, self.bench.real.pixels(reference), labels)
+        return {"classifier_accuracy": score_of_pictures(hits(found[ARTICLE_TYPE], wanted))}
+
+    def of_real_pictures(self, num_pictures: int) -> dict[str, Score]:
+        """The ceilings: as many training pictures teach, and real pictures of one colour and article differ."""
+        real, rng = self.bench.real, np.random.default_rng(self.seed)
+        drawn = rng.choice(self.bench.learnt, min(num_pictures, len(self.bench.learnt)), replace=False)
+        prompts = [Prompt("", real.pictures.records[position].fields) for position in drawn.tolist()]
+        found = self.taught(real.pixels(drawn), prompts)
+        groups = [colour_and_article(real.pictures.records[p]) for p in self.bench.learnt.tolist()]
+        if not any(groups):
+            groups = [real.pictures.records[p].fields.get("articleType", "") for p in self.bench.learnt.tolist()]
+        names, places = draw_groups(groups, NUM_EACH, self.seed)
+        asked = {_group_of(prompt.fields) for prompt in self._varied}
+        rows = [row for row, name in enumerate(names) if name in asked]
+        positions = self.bench.learnt[places[rows] if rows else places]
+        features = real.features(self.bench.networks[0], positions.reshape(-1)).unflatten(0, positions.shape)
+        return {**found, **self._diversity(features)}
+
+
+def _group_of(fields: Mapping[str, str]) -> str:
+    colour, article = fields.get("baseColour"), fields.get("articleType", "")
+    return f"{colour} {article}" if colour else article
+
+
+def _if_possible(build: Any) -> Suite | None:
+    """A suite, or None where the data has nothing for it (colours, for example)."""
+    try:
+        suite: Suite = build()
+        return suite
+    except ToileError:
+        return None

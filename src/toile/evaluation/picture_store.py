@@ -1,0 +1,94 @@
+"""Pictures to judge, on disk: memory stays the same however many there are, and what was made is not made twice.
+
+Shapes: N pictures of H x W.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from toile.data.images import pad_to, pixels_of
+from toile.errors import ToileError
+from toile.evaluation.contestants import Contestant
+
+_FLUSH_EVERY = 100
+
+
+class PictureStore:
+    """N pictures of one maker in a file that is mapped into memory.
+
+    Args:
+        folder: of all stores.
+        name: of the file, without suffix.
+        key: everything that the pictures depend on; pictures of another key are made anew.
+        shape: (N, H, W).
+    """
+
+    def __init__(self, folder: Path, name: str, key: Any, shape: tuple[int, int, int]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(json.dumps([key, shape], sort_keys=True, default=str).encode()).hexdigest()
+        self._told = folder / f"{name}.json"
+        path, count = folder / f"{name}.npy", 0
+        if path.is_file() and self._told.is_file():
+            facts = json.loads(self._told.read_text(encoding="utf-8"))
+            count = facts["count"] if facts["key"] == digest else 0
+        self._key, self.count = digest, count
+        mode = "r+" if count else "w+"
+        self.pixels = np.lib.format.open_memmap(path, mode, dtype=np.uint8, shape=None if count else (*shape, 3))
+        self._tell()
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def fill(self, pictures: Iterator[np.ndarray]) -> Iterator[int]:
+        """Takes the pictures that are still missing; yields how many there are after each.
+
+        Args:
+            pictures: from number `count` on, (H', W', 3) uint8; one of another size is fitted into H x W on white.
+
+        Raises:
+            ToileError: there are fewer than are missing.
+        """
+        height, width = self.pixels.shape[1:3]
+        for picture in pictures:
+            if picture.shape[:2] != (height, width):
+                picture = pixels_of(pad_to(Image.fromarray(picture), width, height))
+            self.pixels[self.count] = picture
+            self.count += 1
+            if self.count % _FLUSH_EVERY == 0 or self.count == len(self):
+                self.pixels.flush()
+                self._tell()
+            yield self.count
+        if self.count < len(self):
+            raise ToileError(f"{self.count} of {len(self)} pictures were made")
+
+    def _tell(self) -> None:
+        self._told.write_text(json.dumps({"key": self._key, "count": self.count}), encoding="utf-8")
+
+
+def make_pictures(
+    contestant: Contestant, prompts: Sequence[str], seed: int, folder: Path, name: str, size: tuple[int, int]
+) -> Iterator[PictureStore | int]:
+    """Makes the pictures of a contestant, or finds those that were made before.
+
+    Args:
+        prompts: N.
+        seed: of the first picture.
+        folder, name: where they are kept.
+        size: width and height at which they are judged.
+
+    Yields:
+        how many there are, and at last the store.
+    """
+    key = [contestant.name, dict(contestant.settings), dict(contestant.facts), list(prompts), seed]
+    store = PictureStore(folder, name, key, (len(prompts), size[1], size[0]))
+    if store.count < len(store):
+        yield from store.fill(contestant.make(prompts[store.count :], seed + store.count))
+    yield store

@@ -1,0 +1,187 @@
+"""From two scores to a sentence: who is better in what, or that they cannot be told apart, and how many pictures would.
+
+Two makers get the same prompts and seeds, so what is compared are differences, picture by picture or set by set. That
+takes out what both have in common: prompts that are hard for everyone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from statistics import NormalDist
+
+import numpy as np
+
+from toile.errors import ToileError
+from toile.evaluation.scores import LOWER, Entry, Measure, Score, Verdict
+
+CONFIDENCE = 0.95
+POWER = 0.8
+MOST_PICTURES = 1_000_000
+_Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+_Z_POWER = NormalDist().inv_cdf(POWER)
+
+
+def score_of_sets(values: Sequence[float], n: int) -> Score:
+    """The mean over K disjoint sets with Student's interval of K - 1 degrees of freedom.
+
+    Args:
+        values: of each set; with one set there is no interval.
+        n: pictures in all sets together.
+    """
+    mean, reach = _of_sets(np.asarray(values, dtype=np.float64))
+    return Score(mean, mean - reach, mean + reach, n, tuple(map(float, values)))
+
+
+def score_of_pictures(each: np.ndarray) -> Score:
+    """The mean over pictures with its normal interval; a share's is Wilson's (1927), which holds near 0 and 1.
+
+    Args:
+        each: (N,) values, NaN where a picture has none.
+    """
+    each = np.asarray(each, dtype=np.float64)
+    known = each[~np.isnan(each)]
+    if not len(known):
+        return Score(math.nan, math.nan, math.nan, 0, each=each)
+    mean = float(known.mean())
+    if is_share(known):
+        from toile.evaluation.attributes import wilson_interval
+
+        low, high = wilson_interval(int(known.sum()), len(known))
+        return Score(mean, low, high, len(known), each=each)
+    reach = _Z * float(known.std(ddof=1)) / math.sqrt(len(known)) if len(known) > 1 else math.nan
+    return Score(mean, mean - reach, mean + reach, len(known), each=each)
+
+
+def is_share(values: np.ndarray) -> bool:
+    """Whether all values are 0 or 1."""
+    return bool(np.isin(values, (0.0, 1.0)).all())
+
+
+def difference(a: Score, b: Score) -> tuple[float, float]:
+    """a - b and how far its 95 % interval reaches to each side.
+
+    Pictures of the same prompts are compared pair by pair: normal, and for shares with half a pair added to each cell
+    of the table of pairs (Agresti & Min 2005, "Simple improved confidence intervals for comparing matched
+    proportions"), which holds when few pairs differ. Sets are compared set by set with Student's t. Scores without
+    either are compared by their own intervals.
+    """
+    if a.each is not None and b.each is not None and len(a.each) == len(b.each):
+        gaps = a.each.astype(np.float64) - b.each
+        gaps = gaps[~np.isnan(gaps)]
+        if len(gaps) < 2:
+            return math.nan, math.nan
+        mean = float(gaps.mean())
+        if is_share(np.abs(gaps)):
+            num = len(gaps) + 2
+            spread = (np.square(gaps).sum() + 1) / num - (gaps.sum() / num) ** 2
+            return mean, _Z * math.sqrt(max(spread, 0.0) / num)
+        return mean, _Z * float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
+    if a.sets and len(a.sets) == len(b.sets):
+        return _of_sets(np.asarray(a.sets) - np.asarray(b.sets))
+    reaches = [(score.high - score.low) / 2 for score in (a, b)]
+    return a.value - b.value, math.hypot(*reaches)
+
+
+def compare(measure: Measure, a: Entry, b: Entry) -> Verdict:
+    """What can be said of two makers in one measure, both of which have a score in it.
+
+    Raises:
+        ToileError: their scores are of different protocols.
+    """
+    if a.protocol_id.partition("-")[0] != b.protocol_id.partition("-")[0]:
+        raise ToileError(
+            f"{a.name} was measured under protocol {a.protocol_id}, {b.name} under {b.protocol_id}: "
+            "scores of different protocols cannot be compared; evaluate both in one command"
+        )
+    first, second = a.scores[measure.key], b.scores[measure.key]
+    gap, reach = difference(first, second)
+    if measure.better == LOWER:
+        gap = -gap
+    better, worse, lead = (a, b, gap) if not gap < 0 else (b, a, -gap)
+    is_told = lead - reach > 0
+    n = min(first.n, second.n)
+    needed = None if is_told else pictures_needed(lead, reach, n)
+    scale, unit = (100.0, " points") if measure.is_share else (1.0, "")
+    span = f"{scale * lead:.3g}{unit}, {scale * (lead - reach):.3g} to {scale * (lead + reach):.3g}"
+    if is_told:
+        sentence = f"{better.name} is better than {worse.name} in {measure.title} (by {span})"
+    elif math.isnan(lead) or math.isnan(reach):
+        sentence = f"{a.name} and {b.name} cannot be compared in {measure.title}: too few pictures"
+    else:
+        more = f"needs about {needed:,}" if needed is not None else "no number of pictures that could be made would do"
+        sentence = f"{a.name} and {b.name} cannot be told apart in {measure.title} at n = {n:,}; {more} ({span})"
+    return Verdict(measure.key, better.name, worse.name, is_told, lead, lead - reach, lead + reach, needed, sentence)
+
+
+def pictures_needed(lead: float, reach: float, n: int) -> int | None:
+    """About how many pictures would tell a difference of this size four times out of five; None above a million.
+
+    Intervals shrink with the root of the number of pictures (Cohen 1988, sec. 2.4).
+    """
+    if not lead > 0 or not math.isfinite(reach):
+        return None
+    needed = n * (reach / lead * (1 + _Z_POWER / _Z)) ** 2
+    digits = 10 ** max(0, math.floor(math.log10(max(needed, 1))) - 1)
+    return None if needed > MOST_PICTURES else math.ceil(needed / digits) * digits
+
+
+def compare_all(measures: Mapping[str, Measure], entries: Sequence[Entry]) -> tuple[Verdict, ...]:
+    """All pairs of makers in all measures that both have, measures first."""
+    return tuple(
+        compare(measure, a, b)
+        for key, measure in measures.items()
+        for a, b in combinations(entries, 2)
+        if key in a.scores and key in b.scores
+    )
+
+
+def ranks(measure: Measure, entries: Sequence[Entry], verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """The place of each maker in a measure, 1 for the first; those not told from a better one share it.
+
+    A maker's place is one more than the number of makers that are told to be better.
+    """
+    beaten_by = {entry.name: 0 for entry in entries if measure.key in entry.scores}
+    for verdict in verdicts:
+        if verdict.measure == measure.key and verdict.is_told:
+            beaten_by[verdict.worse] += 1
+    return {name: 1 + count for name, count in beaten_by.items()}
+
+
+def _of_sets(values: np.ndarray) -> tuple[float, float]:
+    """Mean and reach of Student's interval."""
+    if len(values) < 2:
+        return float(values.mean()), math.nan
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()), student(len(values) - 1) * error
+
+
+def student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t for 1 or more degrees of freedom, found by bisection of its distribution.
+
+    The distribution is the regularised incomplete beta function, summed for whole degrees of freedom (Abramowitz &
+    Stegun 1964, 26.7.3 and 26.7.4).
+    """
+    low, high = 0.0, 1000.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, freedom) < CONFIDENCE else (low, middle)
+    return (low + high) / 2
+
+
+def _within(t: float, freedom: int) -> float:
+    """The probability that |T| < t."""
+    angle = math.atan(t / math.sqrt(freedom))
+    cosine = math.cos(angle)
+    if freedom % 2:
+        term, total = cosine, cosine if freedom > 1 else 0.0
+        for k in range(3, freedom - 1, 2):
+            term *= (k - 1) / k * cosine**2
+            total += term
+        return 2 / math.pi * (angle + math.sin(angle) * total)
+    term = total = 1.0
+    for k in range(2, freedom, 2):
+        term *= (k - 1) / k * cosine**2
+        total += term
+    return math.sin(angle) * total

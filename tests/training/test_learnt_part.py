@@ -1,0 +1,53 @@
+"""Which part of the training side is learnt: a share of it, or all but some pairs of colour and article."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from toile.data.records import Record
+from toile.errors import ToileError
+from toile.training.pictures import DataConfig, PictureSet, colour_and_article, learnt_of
+
+
+def test_a_share_is_drawn_at_random_and_holds_out_the_same(picture_folder: Path) -> None:
+    whole = PictureSet(DataConfig(16, 16, path=picture_folder))
+    half = PictureSet(DataConfig(16, 16, path=picture_folder, train_share=0.5, train_seed=1))
+    other = PictureSet(DataConfig(16, 16, path=picture_folder, train_share=0.5, train_seed=2))
+    assert len(half.train) == round(len(whole.train) / 2)
+    assert set(half.train) < set(whole.train) and set(half.train) != set(other.train)
+    for side in ("validation", "test"):
+        np.testing.assert_array_equal(getattr(half, side), getattr(whole, side))
+    assert len({whole.pixels_identity, half.pixels_identity, other.pixels_identity}) == 1
+    assert len({whole.identity, half.identity, other.identity}) == 3
+
+
+def records() -> list[Record]:
+    pairs = [("Pink", "Ties"), ("Pink", "Shirts"), ("Blue", "Ties")] * 4
+    named = [Record(str(number), {"baseColour": a, "articleType": b}) for number, (a, b) in enumerate(pairs)]
+    return [*named, Record("12", {"articleType": "Ties"})]
+
+
+def test_unseen_pairs_are_left_out_of_the_training_side_alone() -> None:
+    train = np.array([0, 1, 2, 3, 4, 5, 12])
+    kept = learnt_of(train, records(), DataConfig(16, 16, unseen=("Pink Ties",)))
+    assert kept.tolist() == [1, 2, 4, 5, 12]
+    assert colour_and_article(records()[12]) == ""
+
+
+def test_a_pair_that_no_record_has_is_refused() -> None:
+    with pytest.raises(ToileError, match="no record is of 'Green Ties'"):
+        learnt_of(np.arange(4), records(), DataConfig(16, 16, unseen=("Green Ties",)))
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.5])
+def test_impossible_shares_are_refused(share: float) -> None:
+    with pytest.raises(ToileError, match="train_share"):
+        DataConfig(16, 16, train_share=share)
+
+
+def test_nothing_left_is_refused() -> None:
+    with pytest.raises(ToileError, match="no picture to learn from"):
+        learnt_of(np.arange(4), records(), DataConfig(16, 16, train_share=0.01))
