@@ -2,8 +2,8 @@
 
     TOILE_DATA=data python benchmarks/noise_lab.py --evaluator runs/evaluator/model/classifier
 
-First, held-out pictures with both kinds of noise, matched in mean squared error and not clamped: PSNR, and how often the
-judge still names the article type, on the noisy picture and after a median filter and a Gaussian blur (3x3 both).
+First, held-out pictures with both kinds of noise, matched in mean squared error and not clamped: PSNR, and how often
+the judge still names the article type, on the noisy picture and after a median filter and a Gaussian blur (3x3 both).
 Second, the model draws over held-out pictures with the words of another article: for each strength how much pixels
 change, how often the judge still sees the article of the start, and how often that of the words. 95 % intervals are
 Wilson's. Writes a figure and the numbers behind it as JSON.
@@ -192,9 +192,8 @@ def survival_table(survivals: Sequence[Survival]) -> Table:
 
 
 def freedom_table(freedoms: Sequence[Freedom]) -> Table:
-    table = Table(
-        "strength", "change of pixels", "article of the start", "article of the words", title="What it allows"
-    )
+    columns = ("strength", "change of pixels", "article of the start", "article of the words")
+    table = Table(*columns, title="What freedom it gives")
     for one in freedoms:
         table.add_row(f"{one.strength:g}", f"{one.change:.1f}", _worded(one.kept), _worded(one.followed))
     return table

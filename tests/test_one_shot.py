@@ -30,9 +30,7 @@ CONFIGS = {
 def build(kind: str, tiny_model: LatentDiffusion) -> OneShotModel:
     torch.manual_seed(0)
     config = CONFIGS[kind]
-    network: nn.Module = (
-        ConditionalVAE(config) if isinstance(config, ConditionalVAEConfig) else TextAutoencoder(config)
-    )
+    network: nn.Module = ConditionalVAE(config) if isinstance(config, ConditionalVAEConfig) else TextAutoencoder(config)
     for parameter in network.parameters():  # contrast, so that differences are not rounded away
         parameter.data *= 1.5
     return OneShotModel(network.eval(), tiny_model.text_encoder, tiny_model.tokenizer, width=8, height=16)
@@ -51,7 +49,9 @@ def test_a_saved_baseline_makes_the_same_pictures(kind: str, tiny_model: LatentD
     loaded = OneShotModel.load(tmp_path / "baseline")
     assert is_one_shot(tmp_path / "baseline") and type(loaded.generator) is type(model.generator)
     pictures = model.pictures(PROMPTS, SEEDS)
-    assert pictures.shape == (5, 16, 8, 3) and pictures.dtype == torch.uint8 and int(pictures.max() - pictures.min()) > 9
+    assert (
+        pictures.shape == (5, 16, 8, 3) and pictures.dtype == torch.uint8 and int(pictures.max() - pictures.min()) > 9
+    )
     assert torch.equal(loaded.pictures(PROMPTS, SEEDS), pictures)
 
 
@@ -103,7 +103,7 @@ def test_what_is_no_baseline_is_refused(folder: Path, tiny_folder: Path, tmp_pat
         OneShotModel.load(tiny_folder)
     config = json.loads((folder / "generator" / "config.json").read_text(encoding="utf-8"))
     for name, changes, named in (
-        ("generator/config.json", {"_class_name": "Oracle"}, "is a Oracle; known are ConditionalVAE"),
+        ("generator/config.json", {"_class_name": "Oracle"}, "names its generator 'Oracle'; known are ConditionalVAE"),
         ("generator/config.json", {"words_dim": 17}, "does not fit|words of 17"),
         ("generator/config.json", {"colour": 1}, "unknown key 'colour'"),
         ("model_index.json", {"width": "wide"}, "width 'wide'"),

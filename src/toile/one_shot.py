@@ -104,7 +104,7 @@ class OneShotModel:
             raise ToileError(f"{folder / INDEX_NAME}: width {width!r}, height {height!r}; two numbers of pixels")
         name = str(read_json(folder / "generator" / CONFIG_NAME).get("_class_name"))
         if name not in GENERATORS:
-            raise ToileError(f"{folder}: the generator is a {name}; known are {', '.join(GENERATORS)}")
+            raise ToileError(f"{folder} names its generator {name!r}; known are {', '.join(GENERATORS)}")
         build, config_class = GENERATORS[name]
         generator = load_component(folder / "generator", build, config_class)
         text_encoder, tokenizer = load_words_of(folder)

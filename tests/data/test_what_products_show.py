@@ -16,13 +16,14 @@ from toile.models.classifier import MISSING
 from toile.training.classifier_objective import find_labels
 from toile.training.pictures import DataConfig, PictureSet, colour_and_article
 
+ARTICLES = ("Earrings", "Watches", "Shirts", "Formal Shoes")
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
 def pictures(shared_data: Path) -> PictureSet:
     path = shared_data / "fashion-product-images-small.zip"
-    return PictureSet(DataConfig(64, 80, path=path, limit=6000))
+    return PictureSet(DataConfig(64, 80, path=path, only={"articleType": ARTICLES}))
 
 
 def positions_of(pictures: PictureSet, article: str, most: int) -> torch.Tensor:
@@ -37,18 +38,17 @@ def test_earrings_are_two_and_watches_one(pictures: PictureSet) -> None:
     )
     assert float((two.second_piece > 0.5).float().mean()) > 0.5
     assert float((one.second_piece > 0.05).float().mean()) <= 0.02
-    assert float(one.area.median()) > 0.15
-    assert float((one.edge > 0).float().mean()) < 0.5
+    assert float(one.area.median()) > 2 * float(two.area.median()) > 0
 
 
 def test_people_are_cut_off_by_the_lower_edge(pictures: PictureSet) -> None:
     shirts = measure_shapes(silhouettes(pictures.pixels[positions_of(pictures, "Shirts", 200)]))
-    assert float((shirts.edges[:, 2] > 0.1).float().mean()) > 0.6
-    assert float((shirts.edges[:, [1, 3]].amax(dim=1) > 0.1).float().mean()) < 0.2
+    _, right, bottom, left = shirts.edges.median(dim=0).values.tolist()
+    assert bottom > 0.3 and max(right, left) < 0.1
 
 
 def test_colours_are_named_far_better_than_by_the_commonest(pictures: PictureSet) -> None:
-    learnt = np.unique(pictures.train)
+    learnt = np.unique(pictures.train)[::2]
     labels = find_labels((pictures.records[n] for n in learnt), ("article_type", "base_colour"), 1, 20)
     targets = [
         torch.tensor([labels.target("base_colour", pictures.records[n].fields) for n in side.tolist()])
@@ -67,7 +67,7 @@ def test_colours_are_named_far_better_than_by_the_commonest(pictures: PictureSet
 def test_there_are_pairs_that_nobody_photographed(pictures: PictureSet) -> None:
     learnt = {colour_and_article(pictures.records[n]) for n in pictures.train.tolist()}
     suite = unseen_pairs(pictures, min_count=100)
-    assert len(suite.prompts) >= 10
+    assert len(suite.prompts) >= 5
     assert not learnt & {f"{fields['baseColour']} {fields['articleType']}" for fields in suite.fields}
     swaps = word_swaps(pictures, 50)
     assert len({prompt.fields["baseColour"] for prompt in swaps.prompts}) >= 8

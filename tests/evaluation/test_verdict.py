@@ -18,6 +18,7 @@ from toile.evaluation.verdict import (
     ranks,
     score_of_pictures,
     score_of_sets,
+    score_without_sets,
     student,
 )
 
@@ -129,3 +130,29 @@ def test_places_are_shared_by_those_that_nothing_tells_from_a_better_one() -> No
     verdicts = compare_all({"distance": DISTANCE}, entries)
     assert len(verdicts) == 3
     assert ranks(DISTANCE, entries, verdicts) == {"first": 1, "second": 2, "alike": 2}
+
+
+def test_leaving_out_set_after_set_gives_the_interval_of_a_value_that_is_biased() -> None:
+    """The spread of few numbers, divided by N: the interval holds the truth about as often as it says."""
+    rng = np.random.default_rng(4)
+    held = 0
+    for _ in range(400):
+        sets = rng.normal(size=(5, 40))
+        without = [np.delete(sets, k, axis=0).std() for k in range(5)]
+        score = score_without_sets(float(sets.std()), without, sets.size)
+        held += score.low <= 1.0 <= score.high
+    assert 0.91 < held / 400 < 0.98
+    assert score.value == pytest.approx(sets.std()) and len(score.sets) == 5
+
+
+def test_for_a_mean_it_is_the_interval_of_the_sets() -> None:
+    sets = np.random.default_rng(5).normal(size=(5, 7))
+    without = [float(np.delete(sets, k, axis=0).mean()) for k in range(5)]
+    jackknife = score_without_sets(float(sets.mean()), without, 35)
+    plain = score_of_sets(sets.mean(axis=1).tolist(), 35)
+    assert (jackknife.low, jackknife.high) == pytest.approx((plain.low, plain.high))
+
+
+def test_what_has_no_interval_is_not_compared() -> None:
+    alone = [entry(name, score_of_sets([value], 10)) for name, value in (("a", 1.0), ("b", 2.0))]
+    assert compare_all({"distance": DISTANCE}, alone) == ()

@@ -13,7 +13,7 @@ from toile.training.recipes import RECIPES, CLIPRecipe, DenoisingRecipe, VAEReci
 from toile.training.sweep_recipe import is_sweep
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-PATHS = [path for path in sorted(FOLDER.glob("*.toml")) if not is_sweep(path)]
+PATHS = [path for path in sorted(FOLDER.rglob("*.toml")) if not is_sweep(path)]
 SMALL = """
 task = "vae"
 [data]
@@ -41,7 +41,7 @@ def recipe(tmp_path: Path) -> Path:
 def test_every_recipe_loads_says_its_command_and_can_be_written_down(path: Path) -> None:
     recipe = load_recipe(path)
     assert type(recipe) is RECIPES[recipe.task]
-    assert path.read_text(encoding="utf-8").startswith(f"# toile train recipes/{path.name}")
+    assert path.read_text(encoding="utf-8").startswith(f"# toile train {path.relative_to(FOLDER.parent).as_posix()}")
     written = json.loads(json.dumps(recipe_facts(recipe)))
     assert build_config(type(recipe), written, "written") == recipe
 

@@ -93,7 +93,11 @@ def test_what_cannot_be_told_is_refused(codes: Tensor, labels: Tensor, named: st
 
 
 def test_labels_of_records() -> None:
-    products = [Record("a", {"articleType": "Ties"}, ()), Record("b", {}, ()), Record("c", {"articleType": "Belts"}, ())]
+    products = [
+        Record("a", {"articleType": "Ties"}, ()),
+        Record("b", {}, ()),
+        Record("c", {"articleType": "Belts"}, ()),
+    ]
     assert class_labels(products).tolist() == [1, MISSING, 0]
     assert class_labels([Record("a", {"class": "bag"}, ("bag",))]).tolist() == [0]
     assert class_labels([Record("a", {}, ("a red hat",))]).tolist() == [MISSING]

@@ -7,9 +7,9 @@ Shapes: N judged pictures, R reference, T training pictures, F features, K disjo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -35,13 +35,13 @@ from toile.evaluation.frechet import FeatureStatistics, extrapolate_frechet, fre
 from toile.evaluation.kernel_distance import kernel_distance
 from toile.evaluation.lab_colour import ColourTable
 from toile.evaluation.measures import FAILURES, of_network
-from toile.evaluation.neighbours import compare_neighbours
+from toile.evaluation.neighbours import COVERAGE_K, compare_neighbours
 from toile.evaluation.real_side import RealSide
 from toile.evaluation.scores import Score, WorstCase
 from toile.evaluation.silhouette import measure_shapes, silhouettes
 from toile.evaluation.sliced import sliced_distance
 from toile.evaluation.suites import Prompt
-from toile.evaluation.verdict import score_of_pictures, score_of_sets
+from toile.evaluation.verdict import score_of_pictures, score_of_sets, score_without_sets
 from toile.model_files.clip_pair import ClipPair
 from toile.models.classifier import ARTICLE_TYPE, MISSING, AttributeClassifier
 
@@ -99,17 +99,24 @@ class Bench:
         """Refuses numbers of pictures that give no honest distance.
 
         Raises:
-            ToileError: a set, or the reference, has fewer pictures than a network has features.
+            ToileError: all sets but one, or the reference, have fewer pictures than a network has features.
         """
         of_set = num_pictures // self.num_sets
+        judged = self._without_a_set(num_pictures)
         for network in self.networks:
-            if min(of_set, len(self.real.reference)) < network.feature_dim:
-                few = "the reference" if of_set >= network.feature_dim else f"each of {self.num_sets} sets"
+            width, reference = network.feature_dim, len(self.real.reference)
+            if min(judged, reference) < width:
+                few = f"the reference has {reference}" if judged >= width else f"without one set there are {judged}"
                 raise ToileError(
-                    f"{network.name} has {network.feature_dim} features, and {few} would have fewer pictures "
-                    f"({min(of_set, len(self.real.reference))}): distances would measure little but their number. Give "
-                    f"at least {network.feature_dim * self.num_sets:,} pictures, fewer sets, or leave out the network"
+                    f"{network.name} has {width:,} features, and {few} pictures: distances would measure little but "
+                    f"their number. Give at least {math.ceil(width * self.num_sets / (self.num_sets - 1)):,} pictures, "
+                    "more real ones, or leave out the network"
                 )
+        if of_set <= COVERAGE_K:
+            raise ToileError(
+                f"{self.num_sets} sets of {of_set} pictures: give at least {COVERAGE_K + 1} a set, for precision and "
+                "coverage look at neighbours within one"
+            )
 
     def measure(self, pixels: Tensor, prompts: Sequence[Prompt]) -> Measured:
         """Measures N pictures.
@@ -150,14 +157,12 @@ class Bench:
     def _distances(self, network: FeatureNetwork, features: Tensor) -> tuple[dict[str, Score], Tensor]:
         """The scores in one network's features, and how strange each picture is."""
         reference, n = self.real.features(network, self.real.reference), len(features)
-        statistics = self._statistics[network.name]
         found: dict[str, list[float]] = {}
         strangeness = []
         for part in features.tensor_split(self.num_sets):
             neighbours = compare_neighbours(part, reference)
             strangeness.append(neighbours.strangeness)
             values = {
-                "frechet": frechet_distance(FeatureStatistics.of(part), statistics),
                 "kernel": _KERNEL_SCALE * kernel_distance(part, reference),
                 "sliced": sliced_distance(part, reference, seed=self.seed),
                 "precision": neighbours.precision,
@@ -168,10 +173,26 @@ class Bench:
             for key, value in values.items():
                 found.setdefault(key, []).append(value)
         scores = {of_network(key, network.name): score_of_sets(values, n) for key, values in found.items()}
-        if n >= 2 * network.feature_dim:
-            without_end = extrapolate_frechet(features, statistics, self.seed).value
-            scores[of_network("frechet_infinity", network.name)] = Score(without_end, math.nan, math.nan, n)
+        scores[of_network("frechet", network.name)] = self._of_all(features, partial(self._frechet, network))
+        if self._without_a_set(n) >= 2 * network.feature_dim:
+            without_end = partial(self._frechet_without_end, network)
+            scores[of_network("frechet_infinity", network.name)] = self._of_all(features, without_end)
         return scores, torch.cat(strangeness)
+
+    def _of_all(self, features: Tensor, value_of: Callable[[Tensor], float]) -> Score:
+        """A value of all pictures, with the interval that leaving out set after set gives."""
+        parts = features.tensor_split(self.num_sets)
+        without = [torch.cat([*parts[:number], *parts[number + 1 :]]) for number in range(len(parts))]
+        return score_without_sets(value_of(features), [value_of(rest) for rest in without], len(features))
+
+    def _frechet(self, network: FeatureNetwork, features: Tensor) -> float:
+        return frechet_distance(FeatureStatistics.of(features), self._statistics[network.name])
+
+    def _frechet_without_end(self, network: FeatureNetwork, features: Tensor) -> float:
+        return extrapolate_frechet(features, self._statistics[network.name], self.seed).value
+
+    def _without_a_set(self, num_pictures: int) -> int:
+        return num_pictures - math.ceil(num_pictures / self.num_sets)
 
     @torch.no_grad()
     def _looks(self, pixels: Tensor) -> tuple[Looks, dict[str, Tensor]]:
@@ -217,6 +238,9 @@ class Bench:
         """Mean features of training pictures; angles around it tell more than those around the origin."""
         return self._learnt_features.mean(dim=0)
 
+    def _mifid(self, features: Tensor) -> float:
+        return mifid(features, self._learnt_features, self._mifid_epsilon).value
+
     @cached_property
     def _mifid_epsilon(self) -> float:
         """The painter challenge's in its features; in others half of how far new real pictures are from learnt ones."""
@@ -243,9 +267,7 @@ class Bench:
         return audit_copies(nearest, self._held_out_nearest)
 
     def _originality(self, features: Tensor, audit: CopyAudit | None) -> dict[str, Score]:
-        parts = features.tensor_split(self.num_sets)
-        values = [mifid(part, self._learnt_features, self._mifid_epsilon).value for part in parts]
-        found = {"mifid": score_of_sets(values, len(features))}
+        found = {"mifid": self._of_all(features, self._mifid)}
         if audit is not None:
             distances = audit.nearest.distances.numpy()
             found["copies"] = score_of_pictures((distances <= audit.limit).astype(np.float64))

@@ -41,9 +41,9 @@ class AccuracyConfig:
     """
 
     widths: tuple[int, ...] = (16, 32, 64)
-    steps: int = 400
+    steps: int = 250
     batch_size: int = 64
-    learning_rate: float = 4e-3
+    learning_rate: float = 1.2e-2
     held_back: float = 0.1
     seed: int = 0
 

@@ -5,7 +5,7 @@ A rule says "more than all but one in a hundred real pictures", so real pictures
 - not clothing: no real picture is near in the judge's features, or the judge is sure of no type of article;
 - wrong article: the type that the prompt asks for is less probable to the judge than those of real pictures are; that
   it names another is far more frequent, with real pictures too, and stands in the scores of attributes;
-- several: a second piece that is too large beside the first, for real pictures of that type (shoes come in pairs);
+- several: a second piece stands beside the first and is too large for real pictures of that type (earrings are two);
 - out of frame: more of the picture's edges is touched than by real pictures of that type.
 
 Shapes: N pictures, F features.

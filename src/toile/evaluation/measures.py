@@ -53,6 +53,7 @@ _OF_NETWORKS = (
     ("coverage", "coverage", "Real pictures with at least one of these close by.", VARIETY, HIGHER),
     ("recall", "recall", "Real pictures that lie among these: is all that is real made?", VARIETY, HIGHER),
 )
+_FAILURES_OF_WORDS = {WRONG_ARTICLE, SEVERAL}  # they depend on the article that was asked for
 _SHARES = {"precision", "recall", "coverage"}
 _JUDGED: Mapping[str, tuple[str, str]] = {
     "article_type": ("article", "The judge names the article that was asked for."),
@@ -79,10 +80,11 @@ def all_measures(networks: Sequence[str]) -> dict[str, Measure]:
         for network in networks:
             name = f"{title} ({network})"
             found.append(Measure(of_network(key, network), name, meaning, group, better, key in _SHARES))
-    for key, (title, meaning) in FAILURES.items():
-        found.append(Measure(key, title, meaning, REALISM, LOWER, True))
     for key, (title, meaning) in _JUDGED.items():
         found.append(Measure(key, title, meaning, FAITHFULNESS, HIGHER, True))
+    for key, (title, meaning) in FAILURES.items():
+        group = FAITHFULNESS if key in _FAILURES_OF_WORDS else REALISM
+        found.append(Measure(key, title, meaning, group, LOWER, True))
     found += [
         Measure(
             "clip_score",

@@ -234,7 +234,8 @@ def _balance(balance: ModelBalance | None, model: str) -> Iterator[str]:
     yield "### Drawn unasked\n"
     yield (
         f"Words that name an article and nothing else, {balance.num_neutral} pictures each, beside as many real "
-        "held-out pictures of the article. The second column is of the labels of all training pictures.\n"
+        "held-out pictures of the article. The second column is of the labels of all training pictures. Distances that "
+        f"chance makes less than once in twenty are bold: of {len(balance.unasked)}, about one may be so by chance.\n"
     )
     head = (
         "words",

@@ -65,7 +65,7 @@ class RealSide:
         """
         learnt = np.unique(self.pictures.train)
         is_learnt = bool(len(positions)) and bool(np.isin(positions, learnt).all())
-        side = learnt if is_learnt else np.union1d(self.prompts, self.reference)
+        side = learnt if is_learnt else np.union1d(self.pictures.validation, self.pictures.test)
         key = f"{network.sha256} {network.preparation} {'learnt' if is_learnt else 'held out'}"
         if key not in self._features:
             self._features[key] = self._load_features(network, key, side)

@@ -38,7 +38,7 @@ from toile.evaluation.measures import all_measures
 from toile.evaluation.page_pictures import CopyPair, CopyPairs, Pictures
 from toile.evaluation.picture_store import PictureStore, make_pictures
 from toile.evaluation.real_side import RealSide, alike_in_training, divide_real
-from toile.evaluation.scores import Entry, Evaluation, Protocol
+from toile.evaluation.scores import FAITHFULNESS, Entry, Evaluation, Protocol
 from toile.evaluation.suites import Prompt
 from toile.evaluation.verdict import compare_all
 from toile.model_files.clip_pair import load_clip_pair
@@ -46,7 +46,7 @@ from toile.training.pictures import DataConfig, PictureSet
 
 NETWORKS = ("attributes", "words", "random")
 NUM_PICTURES, NUM_SETS = 1300, 5
-REAL_PICTURES = "real pictures"
+REAL_PICTURES, SHUFFLED_PROMPTS = "real pictures", "shuffled prompts"
 _PAIRS_SHOWN = 12
 _MAKERS_SHARE, _MAKING_SHARE = 0.9, 0.8  # of the time: of makers beside controls, and of making beside judging
 _T = TypeVar("_T")
@@ -149,19 +149,19 @@ def evaluate(request: EvaluationRequest) -> Generator[Progress, None, Result]:
         made[contestant.name] = store
         entries.append(_entry(contestant, measured, extras, protocol, real))
         shown.take(contestant.name, store.pixels, measured, bench, extras)
+    measures = all_measures([network.name for network in networks])
     controls: list[Entry] = []
     for name, meaning, pixels, of_prompts in _controls(bench, prompts, contestants, made, request.seed):
         yield Progress(f"judging {name}", _MAKERS_SHARE + (1 - _MAKERS_SHARE) * len(controls) / 4)
         measured = bench.measure(pixels, of_prompts)
         ceilings = extra.of_real_pictures(len(prompts)) if extra is not None and name == REAL_PICTURES else {}
         scores = {**measured.scores, **ceilings}
+        if name == SHUFFLED_PROMPTS:  # the pictures are those of a maker: only what depends on words is new
+            scores = {key: score for key, score in scores.items() if measures[key].group == FAITHFULNESS}
         controls.append(Entry(name, scores, protocol.id, True, meaning, notes=_audit_notes(measured)))
         shown.take(name, pixels.numpy(), measured, bench, Extras())
-    measures = {
-        key: measure
-        for key, measure in all_measures([network.name for network in networks]).items()
-        if any(key in entry.scores for entry in (*entries, *controls))
-    }
+    measured_keys = {key for entry in (*entries, *controls) for key in entry.scores}
+    measures = {key: measure for key, measure in measures.items() if key in measured_keys}
     evaluation = Evaluation(
         protocol,
         measures,
@@ -307,7 +307,7 @@ def _controls(
     first = contestants[0].name
     order = np.random.default_rng(seed).permutation(len(prompts))
     meaning = f"The pictures of {first} beside each other's prompts: what chance gives in faithfulness."
-    yield "shuffled prompts", meaning, torch.from_numpy(made[first].pixels), [prompts[place] for place in order]
+    yield SHUFFLED_PROMPTS, meaning, torch.from_numpy(made[first].pixels), [prompts[place] for place in order]
 
 
 def _notes(entries: Sequence[Entry], measures: Mapping[str, Any]) -> tuple[str, ...]:

@@ -34,6 +34,26 @@ def score_of_sets(values: Sequence[float], n: int) -> Score:
     return Score(mean, mean - reach, mean + reach, n, tuple(map(float, values)))
 
 
+def score_without_sets(whole: float, without: Sequence[float], n: int) -> Score:
+    """A value of all pictures, with an interval from what it is without each of K disjoint sets.
+
+    The delete-a-group jackknife (Shao & Tu 1995, sec. 2.3): `K whole - (K - 1) without_k` are as good as K independent
+    values. So a value that suffers from small numbers, such as a Frechet distance, is taken of all pictures.
+
+    Args:
+        whole: of all pictures.
+        without: of all but those of each set.
+        n: pictures in all.
+
+    Returns:
+        A score whose `sets` are those K values; their mean may differ from `value`, which stands in the middle.
+    """
+    count = len(without)
+    values = count * whole - (count - 1) * np.asarray(without, dtype=np.float64)
+    reach = _of_sets(values)[1]
+    return Score(whole, whole - reach, whole + reach, n, tuple(map(float, values)))
+
+
 def score_of_pictures(each: np.ndarray) -> Score:
     """The mean over pictures with its normal interval; a share's is Wilson's (1927), which holds near 0 and 1.
 
@@ -79,7 +99,7 @@ def difference(a: Score, b: Score) -> tuple[float, float]:
             return mean, _Z * math.sqrt(max(spread, 0.0) / num)
         return mean, _Z * float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
     if a.sets and len(a.sets) == len(b.sets):
-        return _of_sets(np.asarray(a.sets) - np.asarray(b.sets))
+        return a.value - b.value, _of_sets(np.asarray(a.sets) - np.asarray(b.sets))[1]
     reaches = [(score.high - score.low) / 2 for score in (a, b)]
     return a.value - b.value, math.hypot(*reaches)
 
@@ -128,13 +148,14 @@ def pictures_needed(lead: float, reach: float, n: int) -> int | None:
 
 
 def compare_all(measures: Mapping[str, Measure], entries: Sequence[Entry]) -> tuple[Verdict, ...]:
-    """All pairs of makers in all measures that both have, measures first."""
-    return tuple(
+    """All pairs of makers in all measures that both have, measures first; without those that have no interval."""
+    verdicts = (
         compare(measure, a, b)
         for key, measure in measures.items()
         for a, b in combinations(entries, 2)
         if key in a.scores and key in b.scores
     )
+    return tuple(verdict for verdict in verdicts if math.isfinite(verdict.low))
 
 
 def ranks(measure: Measure, entries: Sequence[Entry], verdicts: Sequence[Verdict]) -> dict[str, int]:

@@ -28,8 +28,8 @@ class ConditionalVAEConfig:
         sample_size: height and width of the pictures.
         words_dim: D.
         latent_dim: N.
-        hidden_dim: width of the one hidden layer on each side of linear layers, and of the words on their way into
-            convolutional blocks.
+        hidden_dim: width of the one hidden layer on each side of linear layers; of convolutions, that of what the
+            words, and the words with the latent numbers, become to steer the blocks.
         block_out_channels: channels of each level of convolutions, see `toile.models.picture_code`; none for linear
             layers over all values of a picture at once.
     """
@@ -99,12 +99,16 @@ class LinearPictureDecoder(nn.Module):
         super().__init__()
         self.shape = config.picture_shape
         height, width = config.sample_size
-        self.hidden = Linear(config.latent_dim + config.words_dim, config.hidden_dim)
+        # Apart, so that each starts with weights for its own width: beside many words few numbers would not be heard,
+        # and the encoder would make them much larger than the prior does.
+        self.from_noise = Linear(config.latent_dim, config.hidden_dim)
+        self.from_words = Linear(config.words_dim, config.hidden_dim, bias=False)
         self.out = Linear(config.hidden_dim, 3 * height * width)
 
-    def forward(self, code: Tensor) -> Tensor:
-        """(B, N + D) -> (B, 3, H, W) in [-1, 1]."""
-        return torch.tanh(self.out(F.relu(self.hidden(code)))).view(-1, *self.shape)
+    def forward(self, noise: Tensor, words: Tensor) -> Tensor:
+        """(B, N), (B, D) -> (B, 3, H, W) in [-1, 1]."""
+        hidden = F.relu(self.from_noise(noise) + self.from_words(words))
+        return torch.tanh(self.out(hidden)).view(-1, *self.shape)
 
 
 class ConvolutionalPictureEncoder(nn.Module):
@@ -127,6 +131,20 @@ class ConvolutionalPictureEncoder(nn.Module):
         return self.picture(images, F.silu(self.words(words)))
 
 
+class ConvolutionalPictureDecoder(nn.Module):
+    """`PictureDecoder`, whose code is made of latent numbers and words."""
+
+    def __init__(self, config: ConditionalVAEConfig) -> None:
+        super().__init__()
+        self.from_noise = Linear(config.latent_dim, config.hidden_dim)
+        self.from_words = Linear(config.words_dim, config.hidden_dim, bias=False)
+        self.picture = PictureDecoder(config.sample_size, config.block_out_channels, config.hidden_dim)
+
+    def forward(self, noise: Tensor, words: Tensor) -> Tensor:
+        """(B, N), (B, D) -> (B, 3, H, W) in [-1, 1]."""
+        return self.picture(F.silu(self.from_noise(noise) + self.from_words(words)))
+
+
 class ConditionalVAE(nn.Module):
     """Encoder q(z | picture, words) and decoder p(picture | z, words)."""
 
@@ -134,11 +152,9 @@ class ConditionalVAE(nn.Module):
         super().__init__()
         self.config = config
         self.encoder: LinearPictureEncoder | ConvolutionalPictureEncoder
-        self.decoder: LinearPictureDecoder | PictureDecoder
+        self.decoder: LinearPictureDecoder | ConvolutionalPictureDecoder
         if config.block_out_channels:
-            code_dim = config.latent_dim + config.words_dim
-            self.encoder = ConvolutionalPictureEncoder(config)
-            self.decoder = PictureDecoder(config.sample_size, config.block_out_channels, code_dim)
+            self.encoder, self.decoder = ConvolutionalPictureEncoder(config), ConvolutionalPictureDecoder(config)
         else:
             self.encoder, self.decoder = LinearPictureEncoder(config), LinearPictureDecoder(config)
 
@@ -158,4 +174,4 @@ class ConditionalVAE(nn.Module):
 
     def decode(self, noise: Tensor, words: Tensor) -> Tensor:
         """Latent numbers (B, N), standard normal for a new picture, and words (B, D) -> (B, 3, H, W) in [-1, 1]."""
-        return self.decoder(torch.cat([noise, words], dim=1))
+        return self.decoder(noise, words)
