@@ -41,8 +41,8 @@ LAYERS = {
     "model_conversion": 3,
     "cli": 4,
 }
-# Parts of one layer that may know each other: the assembled system and its files; evaluation makes pictures, knows the
-# data that models learnt from, and trains classifiers on what models made.
+# Parts of one layer that may know each other: the assembled system and its files; evaluation makes pictures, and knows
+# the data that models learnt from.
 SAME_LAYER = {("evaluation", "generation"), ("evaluation", "training")}
 FORBIDDEN = {"diffusers", "transformers", "accelerate"}
 

@@ -1,68 +1,69 @@
-"""What pictures teach: right labels teach, shuffled ones do not, and the answer depends on the seed alone."""
+"""What a classifier learns from pictures, tested on others."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from toile.errors import ToileError
-from toile.evaluation.classifier_accuracy import AccuracyConfig, LabelledPixels, classifier_accuracy
-from toile.models.classifier import AttributeLabels
-
-KINDS = {"Shirts": slice(2, 6), "Jeans": slice(4, 14), "Watches": slice(12, 15)}
-COLOURS = {"Red": (220, 30, 30), "Blue": (30, 30, 220)}
-LABELS = AttributeLabels(tuple(KINDS), tuple(COLOURS), gender=("Men",))
-CONFIG = AccuracyConfig(widths=(8, 16), steps=80, batch_size=16, learning_rate=1e-2)
+from toile.evaluation.classifier_accuracy import SHRINK, accuracy, learn, lesson
+from toile.evaluation.feature_networks import open_feature_network
+from toile.models.classifier import MISSING
 
 
-def drawn(num: int, seed: int) -> LabelledPixels:
+def clouds(seed: int, num: int = 300) -> tuple[Tensor, Tensor]:
+    """Three clouds in five dimensions, far enough apart to be told apart most of the time."""
     rng = np.random.default_rng(seed)
-    pixels, fields = np.full((num, 16, 16, 3), 255, dtype=np.uint8), list[Mapping[str, str]]()
-    for picture in pixels:
-        kind, colour = rng.choice(list(KINDS)), rng.choice(list(COLOURS))
-        picture[KINDS[kind], 4:12] = np.array(COLOURS[colour]) + rng.integers(0, 30, 3)
-        fields.append({"articleType": str(kind), "baseColour": str(colour)})
-    return LabelledPixels(torch.from_numpy(pixels), fields)
+    targets = torch.from_numpy(rng.integers(0, 3, num))
+    centres = 2.0 * torch.eye(3, 5)
+    return centres[targets] + torch.from_numpy(rng.normal(size=(num, 5))).float(), targets
 
 
-@pytest.mark.slow
-def test_right_labels_teach_and_shuffled_ones_do_not() -> None:
-    real, held_out = drawn(120, 1), drawn(80, 2)
-    good = drawn(120, 0)
-    bad = LabelledPixels(good.pixels, [good.fields[n] for n in np.random.default_rng(0).permutation(120)])
-    taught = classifier_accuracy(good, real, held_out, LABELS, CONFIG)
-    assert taught.num_taught == 120 and set(taught.scores) == {"article_type", "base_colour"}
-    assert taught.labels == AttributeLabels(tuple(KINDS), tuple(COLOURS))
-    for score in taught.scores.values():
-        assert score.num_pairs == 80 and score.judged.value > 0.95 and score.real.value > 0.95
-    confused = classifier_accuracy(bad, real, held_out, LABELS, CONFIG).scores
-    assert confused["article_type"].judged.value < 0.6 and confused["base_colour"].judged.value < 0.8
-    assert confused["article_type"].real == taught.scores["article_type"].real
+def test_it_names_what_it_was_taught_as_well_as_the_best_rule_does() -> None:
+    classifier = learn(*clouds(0, 2000), num_classes=3)
+    lessons, targets = clouds(1, 2000)
+    nearest = torch.cdist(lessons, 2.0 * torch.eye(3, 5)).argmin(1)  # the best there is for these clouds
+    best = float((nearest == targets).double().mean())
+    assert accuracy(classifier, lessons, targets) == pytest.approx(best, abs=0.02) and best > 0.8
 
 
-def test_the_same_pictures_teach_the_same_whatever_was_drawn_before() -> None:
-    brief = AccuracyConfig(widths=(8, 16), steps=6, batch_size=8, learning_rate=1e-2)
-    pictures, held_out = drawn(40, 0), drawn(30, 2)
-    first = classifier_accuracy(pictures, pictures, held_out, LABELS, brief)
-    state = torch.get_rng_state()
-    assert all(score.num_only_judged == score.num_only_real == 0 for score in first.scores.values())
-    torch.rand(3)
-    assert classifier_accuracy(pictures, pictures, held_out, LABELS, brief) == first
-    torch.set_rng_state(state)
+def test_labels_that_are_unknown_do_not_count() -> None:
+    lessons, targets = clouds(0)
+    half = targets.clone()
+    half[::2] = MISSING
+    first, second = learn(lessons, half, 3), learn(lessons[1::2], targets[1::2], 3)
+    torch.testing.assert_close(first.weights, second.weights)
+    assert accuracy(first, lessons, half) == accuracy(first, lessons[1::2], targets[1::2])
 
 
-def test_unfit_sets_are_refused() -> None:
-    few, many = drawn(4, 0), drawn(5, 0)
-    with pytest.raises(ToileError, match="4 generated and 5 real"):
-        classifier_accuracy(few, many, many, LABELS, CONFIG)
-    with pytest.raises(ToileError, match="one size"):
-        classifier_accuracy(few, few, LabelledPixels(many.pixels[:, :8], many.fields), LABELS, CONFIG)
-    with pytest.raises(ToileError, match="too few to learn from"):
-        classifier_accuracy(few, few, many, LABELS, CONFIG)
-    with pytest.raises(ToileError, match="one of each"):
-        LabelledPixels(few.pixels, many.fields)
-    with pytest.raises(ToileError, match="held_back"):
-        AccuracyConfig(held_back=0)
+def test_wrong_labels_teach_nothing() -> None:
+    lessons, targets = clouds(0, 1000)
+    shuffled = targets[torch.from_numpy(np.random.default_rng(2).permutation(len(targets)))]
+    assert accuracy(learn(lessons, shuffled, 3), *clouds(1, 1000)) == pytest.approx(1 / 3, abs=0.12)
+
+
+def test_there_is_one_solution() -> None:
+    """The order of pictures does not matter, so two trainings on the same pictures never differ by luck."""
+    lessons, targets = clouds(0)
+    order = torch.from_numpy(np.random.default_rng(3).permutation(len(lessons)))
+    one, other = learn(lessons, targets, 3), learn(lessons[order], targets[order], 3)
+    torch.testing.assert_close(one.weights, other.weights, atol=5e-3, rtol=0)
+
+
+def test_a_lesson_is_features_and_the_picture_shrunken() -> None:
+    pixels = torch.full((2, 16, 24, 3), 51, dtype=torch.uint8)
+    network = open_feature_network("random")
+    seen = lesson(network, pixels)
+    assert seen.shape == (2, network.feature_dim + 3 * (16 // SHRINK) * (24 // SHRINK))
+    torch.testing.assert_close(seen[:, network.feature_dim :], torch.full((2, 72), 0.2))
+
+
+def test_nothing_to_learn_or_test_is_refused() -> None:
+    lessons, targets = clouds(0)
+    unknown = torch.full_like(targets, MISSING)
+    with pytest.raises(ToileError, match="no picture has a label to learn"):
+        learn(lessons, unknown, 3)
+    with pytest.raises(ToileError, match="no picture has a label to be tested"):
+        accuracy(learn(lessons, targets, 3), lessons, unknown)

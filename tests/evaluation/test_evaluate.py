@@ -16,7 +16,6 @@ from PIL import Image, PngImagePlugin
 from toile.cli.main import run
 from toile.errors import ToileError
 from toile.evaluation.bench import Bench
-from toile.evaluation.classifier_accuracy import AccuracyConfig
 from toile.evaluation.contestants import open_contestant
 from toile.evaluation.feature_networks import open_feature_network
 from toile.evaluation.features import load_evaluator
@@ -27,6 +26,8 @@ from toile.training.pictures import DataConfig, PictureSet
 from toile.user_folders import CACHE_VARIABLE
 from toile.weights.folder import save_component
 from toile.weights.provenance import Provenance, read_provenance
+
+pytestmark = pytest.mark.slow
 
 COLOURS = {"Red": (200, 30, 30), "Blue": (30, 30, 200), "Black": (20, 20, 20), "Green": (20, 160, 40)}
 ARTICLES = {"Shirts": np.s_[4:28, 6:18], "Belts": np.s_[13:19, 2:22], "Ties": np.s_[2:30, 10:14]}
@@ -216,18 +217,14 @@ def test_names_must_differ(tiny_folder: Path, judge: Path, products: DataConfig,
         result_of(request_for(tmp_path / "out", judge, products, str(tiny_folder), str(tiny_folder)))
 
 
-@pytest.mark.slow
 def test_the_command_writes_a_page_and_numbers(
     tiny_folder: Path,
     judge: Path,
     products: DataConfig,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With all further suites: unseen pairs, swapped words, variety, teaching."""
-    quick = AccuracyConfig(widths=(8, 16), steps=80, batch_size=32)
-    monkeypatch.setattr("toile.evaluation.classifier_accuracy.AccuracyConfig", lambda: quick)
     out = tmp_path / "out"
     flags = ["-n", "80", "--sets", "4", "--data-path", str(products.path), "--size", f"{WIDTH}x{HEIGHT}"]
     makers = [f"{tiny_folder} steps=1 name=one", f"{tiny_folder} steps=2 name=two"]
@@ -244,4 +241,4 @@ def test_the_command_writes_a_page_and_numbers(
     assert "one" in page and facts["protocol"]["id"] in page
     # A classifier that learnt from real pictures names real ones; one that learnt from noise does not.
     ceiling = next(entry for entry in facts["controls"] if entry["name"] == REAL_PICTURES)["scores"]
-    assert ceiling["classifier_accuracy"]["value"] > 0.6 > scores["classifier_accuracy"]["value"]
+    assert ceiling["classifier_accuracy"]["value"] > 0.9 > scores["classifier_accuracy"]["value"]

@@ -177,6 +177,7 @@ def test_an_exported_generator_makes_the_same_pictures(build: Callable[..., GANO
     assert torch.equal(made, model.pictures(prompts, seeds))
     assert torch.equal(made[1:2], model.pictures(prompts[1:2], seeds[1:2]))
     assert not torch.equal(made[0], made[2]), "noise matters"
+    assert torch.equal(made[:, ::2, ::2], made[:, 1::2, 1::2]), "an untrained one draws no chequerboard"
     assert not torch.equal(made[1], model.pictures(["red bar"], [2])[0]), "words matter"
 
 

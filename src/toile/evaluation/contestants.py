@@ -46,6 +46,7 @@ class Contestant(Protocol):
         facts: what else is known of it, plain values.
         provenance: how it was trained, if that is known.
         step: of a training, where it is one stage of a run.
+        sheets: (step, file) of the samples that its run drew on the way, where it lies in a run's folder.
     """
 
     @property
@@ -63,6 +64,9 @@ class Contestant(Protocol):
     @property
     def step(self) -> int | None: ...
 
+    @property
+    def sheets(self) -> tuple[tuple[int, Path], ...]: ...
+
     def make(self, prompts: Sequence[str], seed: int) -> Iterator[np.ndarray]:
         """A picture (H, W, 3) uint8 of each prompt, the i-th with seed + i."""
 
@@ -77,6 +81,7 @@ class DiffusionContestant:
     loras: tuple[LoRAUse, ...]
     provenance: Provenance | None
     step: int | None = None
+    sheets: tuple[tuple[int, Path], ...] = ()
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -119,6 +124,7 @@ class OneShotContestant:
     model: OneShotModel
     provenance: Provenance | None
     step: int | None = None
+    sheets: tuple[tuple[int, Path], ...] = ()
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -159,6 +165,7 @@ class FolderContestant:
     prompts: tuple[str, ...]
     provenance: Provenance | None = None
     step: int | None = None
+    sheets: tuple[tuple[int, Path], ...] = ()
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -205,14 +212,14 @@ def open_contestant(spec: str, device: str = "auto", dtype: str = "auto") -> Con
     if path.is_dir() and is_one_shot(path):
         if given or loras:
             raise ToileError(f"{source} is a baseline, which makes a picture in one pass: it has no settings")
-        return OneShotContestant(shown, OneShotModel.load(path), read_provenance(path), _step(path))
+        return OneShotContestant(shown, OneShotModel.load(path), read_provenance(path), _step(path), _sheets(path))
     if path.is_dir() and not (path / "model_index.json").is_file():
         if given or loras:
             raise ToileError(f"{source} is a folder of pictures: it has no settings")
         return open_pictures(path, shown)
     dtype = str(given.pop("dtype", dtype))
     loaded = LatentDiffusion.load(source, device, dtype)
-    contestant = DiffusionContestant(shown, loaded, given, loras, provenance_of(source), _step(path))
+    contestant = DiffusionContestant(shown, loaded, given, loras, provenance_of(source), _step(path), _sheets(path))
     _ = contestant.settings  # refuses now what is out of range, before others make their pictures
     return contestant
 
@@ -285,6 +292,14 @@ def _short(path: Path) -> str:
     parts = [part for part in path.resolve().parts if part not in ("model", "stages")]
     shown = parts[-1]
     return f"{parts[-2]} {shown}" if shown.startswith(STAGE) and len(parts) > 1 else shown
+
+
+def _sheets(path: Path) -> tuple[tuple[int, Path], ...]:
+    """Sample sheets of the run that a model lies in: the first, one in the middle and the last."""
+    run = path.parent.parent if path.parent.name == "stages" else path.parent
+    found = sorted((run / "samples").glob(f"{STAGE}*.png")) if path.is_dir() else []
+    chosen = dict.fromkeys([*found[:1], *found[len(found) // 2 : len(found) // 2 + 1], *found[-1:]])
+    return tuple((int(sheet.stem.removeprefix(STAGE)), sheet) for sheet in chosen)
 
 
 def _step(path: Path) -> int | None:

@@ -11,20 +11,22 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from toile.errors import ToileError
 from toile.evaluation.attributes import wanted_labels
 from toile.evaluation.bench import COLOUR, Bench, hits
-from toile.evaluation.classifier_accuracy import LabelledPixels, taught_predictions
+from toile.evaluation.classifier_accuracy import accuracy, learn, lesson
 from toile.evaluation.diversity import draw_groups, measure_diversity
+from toile.evaluation.feature_networks import RANDOM, FeatureNetwork, open_feature_network
 from toile.evaluation.features import observe
 from toile.evaluation.page_pictures import PromptRow
 from toile.evaluation.scores import Score
 from toile.evaluation.suites import Prompt, Suite, reports, unseen_pairs, word_swaps
-from toile.evaluation.verdict import score_of_pictures
+from toile.evaluation.verdict import score_of_pictures, score_without_sets
 from toile.evaluation.word_swap import JudgedPictures, measure_word_swap
-from toile.models.classifier import ARTICLE_TYPE
+from toile.models.classifier import ARTICLE_TYPE, MISSING
 from toile.training.pictures import colour_and_article
 
 NUM_UNSEEN, NUM_SWAPS, NUM_VARIED, NUM_EACH, NUM_OF_REPORTS = 60, 60, 30, 6, 4
@@ -141,16 +143,36 @@ class ExtraSuites:
         }
 
     def taught(self, pixels: Tensor, prompts: Sequence[Prompt]) -> dict[str, Score]:
-        """What a classifier that learnt from these pictures alone finds in real ones; nothing without labels."""
-        labels = self.bench.judge.config.labels
-        reference = self.bench.real.reference
-        fields = [self.bench.real.pictures.records[position].fields for position in reference.tolist()]
-        wanted = wanted_labels(labels, fields)[ARTICLE_TYPE]
-        if not any(prompt.fields.get("articleType") for prompt in prompts):
+        """What a classifier that learnt from these pictures alone finds in real ones; nothing without labels.
+
+        Its interval is that of other pictures of the same maker: the classifier learns anew without each set of them.
+        """
+        targets = self._articles([prompt.fields for prompt in prompts])
+        if bool((targets == MISSING).all()):
             return {}
-        taught = LabelledPixels(pixels, [prompt.fields for prompt in prompts])
-        found = taught_predictions(taught, self.bench.real.pixels(reference), labels)
-        return {"classifier_accuracy": score_of_pictures(hits(found[ARTICLE_TYPE], wanted))}
+        lessons = lesson(self._unlearnt, pixels)
+        rows = torch.arange(len(pixels)).tensor_split(self.bench.num_sets)
+        without = [torch.cat([*rows[:number], *rows[number + 1 :]]) for number in range(len(rows))]
+        whole, *rest = (self._learnt_accuracy(lessons[some], targets[some]) for some in (torch.cat(rows), *without))
+        return {"classifier_accuracy": score_without_sets(whole, rest, len(pixels))}
+
+    def _learnt_accuracy(self, lessons: Tensor, targets: Tensor) -> float:
+        classifier = learn(lessons, targets, self.bench.judge.config.labels.num_classes(ARTICLE_TYPE))
+        return accuracy(classifier, *self._test)
+
+    @cached_property
+    def _test(self) -> tuple[Tensor, Tensor]:
+        """What is asked of classifiers: the reference pictures and their articles."""
+        real = self.bench.real
+        fields = [real.pictures.records[position].fields for position in real.reference.tolist()]
+        return lesson(self._unlearnt, real.pixels(real.reference)), self._articles(fields)
+
+    @cached_property
+    def _unlearnt(self) -> FeatureNetwork:
+        return open_feature_network(RANDOM)
+
+    def _articles(self, fields: Sequence[Mapping[str, str]]) -> Tensor:
+        return wanted_labels(self.bench.judge.config.labels, fields)[ARTICLE_TYPE]
 
     def of_real_pictures(self, num_pictures: int) -> dict[str, Score]:
         """The ceilings: as many training pictures teach, and real pictures of one colour and article differ."""

@@ -96,7 +96,7 @@ def all_measures(networks: Sequence[str]) -> dict[str, Measure]:
         Measure(
             "classifier_accuracy",
             "classifier accuracy",
-            "A classifier that learnt from these pictures alone names the article of real ones.",
+            "A plain classifier that learnt from these pictures alone names the article of real ones.",
             FAITHFULNESS,
             HIGHER,
             True,

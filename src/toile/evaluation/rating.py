@@ -143,7 +143,7 @@ def draw_trials(num_pairs: int, seed: int, content: str) -> tuple[Trial, ...]:
     first = [Trial(int(pair), bool(on_left[pair]), False) for pair in order]
     half = num_pairs // 2
     num_again = min(half, max(2, round(REPEATED_SHARE * num_pairs)))
-    chosen = rng.choice(half, num_again, replace=False) if half >= 2 else []
+    chosen: list[int] = rng.choice(half, num_again, replace=False).tolist() if half >= 2 else []
     again = [replace(first[place], a_left=not first[place].a_left, again=True) for place in chosen]
     later: list[Trial] = [*first[half:], *again]
     return (*first[:half], *(later[place] for place in rng.permutation(len(later))))

@@ -18,6 +18,7 @@ from torch import Tensor
 from toile.errors import ToileError
 from toile.evaluation.bench import Bench, Measured
 from toile.evaluation.contestants import (
+    STAGE,
     Contestant,
     DiffusionContestant,
     FolderContestant,
@@ -149,6 +150,7 @@ def evaluate(request: EvaluationRequest) -> Generator[Progress, None, Result]:
         made[contestant.name] = store
         entries.append(_entry(contestant, measured, extras, protocol, real))
         shown.take(contestant.name, store.pixels, measured, bench, extras)
+        shown.stages[contestant.name] = [(step, path.read_bytes()) for step, path in contestant.sheets]
     measures = all_measures([network.name for network in networks])
     controls: list[Entry] = []
     for name, meaning, pixels, of_prompts in _controls(bench, prompts, contestants, made, request.seed):
@@ -261,6 +263,8 @@ def _entry(contestant: Contestant, measured: Measured, extras: Extras, protocol:
     settings = dict(contestant.settings)
     known = contestant.provenance
     facts = {**contestant.facts, **extras.facts}
+    if contestant.step is not None:
+        facts["run"] = contestant.name.rpartition(f" {STAGE}")[0]  # the stages of one run make one curve
     notes = list(_audit_notes(measured))
     if known is not None:
         facts |= {"pictures": known.pictures, "steps": known.steps, "toile": known.toile}
@@ -329,6 +333,7 @@ class _Shown:
         self._made: dict[str, Any] = {}
         self._nearest: dict[str, CopyPairs] = {}
         self._variety: dict[str, Any] = {}
+        self.stages: dict[str, list[tuple[int, bytes]]] = {}
 
     def take(self, name: str, pixels: np.ndarray, measured: Measured, bench: Bench, extras: Extras) -> None:
         self._made[name] = pixels
@@ -345,4 +350,4 @@ class _Shown:
 
     def pictures(self) -> Pictures:
         own = self._made.get(REAL_PICTURES)
-        return Pictures(self._made, own, self._nearest, self._variety)
+        return Pictures(self._made, own, self._nearest, self._variety, self.stages)

@@ -85,6 +85,9 @@ class ConditionalGAN(nn.Module):
         )
         self.norm_out = nn.GroupNorm(config.norm_num_groups, widths[-1], eps=_EPS)
         self.conv_out = nn.Conv2d(widths[-1], 3 * 4, 3, padding=1)
+        with torch.no_grad():  # the four pixels of a position start alike, or pictures start as a chequerboard
+            for values in self.conv_out.parameters():  # (Aitken et al. 2017, sec. 3.2)
+                values.copy_(values[::4].repeat_interleave(4, dim=0))
 
     def decode(self, noise: Tensor, words: Tensor) -> Tensor:
         """Standard normal noise (B, Z) and pooled states of words (B, D) -> images (B, 3, H, W) in [-1, 1]."""

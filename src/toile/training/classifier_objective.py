@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,6 +22,7 @@ from toile.models.classifier import (
 )
 from toile.training.draws import ShuffledOrder, generator
 from toile.training.objective import Loss
+from toile.training.pictures import PictureSet
 
 _WHITE = 1.0
 
@@ -56,29 +55,6 @@ class ClassifierObjectiveConfig:
             raise ToileError("num_article_types and min_label_count must be at least 1, max_shift at least 0")
 
 
-class LabelledPictures(Protocol):
-    """What the objective needs of a set of pictures; a `PictureSet` has it."""
-
-    @property
-    def records(self) -> Sequence[Record]:
-        """One for each picture."""
-
-    @property
-    def train(self) -> np.ndarray:
-        """Positions to learn from, int64."""
-
-    @property
-    def validation(self) -> np.ndarray:
-        """Positions held out, int64."""
-
-    @property
-    def identity(self) -> str:
-        """Of the pictures and what is learnt of them."""
-
-    def images(self, positions: np.ndarray) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1], channels_last."""
-
-
 @dataclass(frozen=True)
 class ClassifierBatch:
     """images: (B, 3, H, W) in [-1, 1]; targets: (B, attributes) int64, `MISSING` where the record says nothing."""
@@ -93,7 +69,7 @@ class ClassifierObjective:
     def __init__(
         self,
         classifier: AttributeClassifier,
-        pictures: LabelledPictures,
+        pictures: PictureSet,
         config: ClassifierObjectiveConfig,
         seed: int,
         num_validation: int = 1024,
@@ -138,7 +114,7 @@ class ClassifierObjective:
 
 
 def build_classifier(
-    config: AttributeClassifierConfig, pictures: LabelledPictures, objective: ClassifierObjectiveConfig
+    config: AttributeClassifierConfig, pictures: PictureSet, objective: ClassifierObjectiveConfig
 ) -> AttributeClassifier:
     """A fresh classifier for a set of pictures; labels the config leaves out are found in the training side."""
     labels = config.labels
