@@ -32,7 +32,7 @@ class CVAEObjectiveConfig:
     """
 
     absolute_weight: float = 0.0
-    kl_weight: float = 0.05
+    kl_weight: float = 0.1
     compile: bool = False
 
     def __post_init__(self) -> None:
