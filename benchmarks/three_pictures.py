@@ -42,10 +42,10 @@ def main() -> None:
     prompts = real.suite.prompts[: arguments.pool]
     rng = np.random.default_rng(arguments.seed)
     made: dict[str, Tensor] = {SAME_ARTICLE: real.pixels(real.reference[: arguments.pool])}
-    for number, spec in enumerate(arguments.makers):
+    for spec in arguments.makers:
         contestant = open_contestant(spec)
         texts = [prompt.text for prompt in prompts]
-        for step in make_pictures(contestant, texts, arguments.seed, arguments.out, f"{number:02}", (64, 80)):
+        for step in make_pictures(contestant, texts, arguments.seed, arguments.out, (64, 80)):
             if isinstance(step, PictureStore):
                 made[contestant.name] = torch.from_numpy(np.array(step.pixels))
     own = real.pixels(real.own_positions(len(prompts)))

@@ -61,7 +61,8 @@ _ENDS = {
 
 
 def _protocol() -> Protocol:
-    return Protocol("products", "held out", 2000, 4, 3000, 0, 1, "60x80", {"shape": ("ab12" * 16, "60x80, -1 to 1")})
+    networks = {"shape": ("ab12" * 16, "60x80, -1 to 1")}
+    return Protocol("products", "held out", "0", 2000, 4, 3000, 0, 1, "60x80", networks)
 
 
 def _score(measure: Measure, value: float, wide: float = 0.03) -> Score:

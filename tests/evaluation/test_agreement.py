@@ -9,7 +9,14 @@ import pytest
 from scipy.stats import binomtest
 
 from toile.errors import ToileError
-from toile.evaluation.agreement import alpha_interval, decisions_needed, fleiss_kappa, krippendorff_alpha, sign_test
+from toile.evaluation.agreement import (
+    alpha_interval,
+    decisions_needed,
+    exact_interval,
+    fleiss_kappa,
+    krippendorff_alpha,
+    sign_test,
+)
 
 # Krippendorff 2011: section A (two observers, binary) and section C (four observers, five values, missing answers).
 TWO_OBSERVERS = ["0100000010", "1110010000"]
@@ -80,7 +87,23 @@ def test_sign_test_agrees_with_scipy(wins: int, losses: int) -> None:
     assert sign_test(wins, losses) == sign_test(losses, wins) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize(("wins", "losses"), [(0, 1), (7, 1), (1, 7), (0, 40), (13, 27), (200, 200), (3000, 2900)])
+def test_exact_interval_agrees_with_scipy(wins: int, losses: int) -> None:
+    expected = binomtest(wins, wins + losses).proportion_ci(0.95, method="exact")
+    assert exact_interval(wins, losses) == pytest.approx((expected.low, expected.high), rel=1e-9)
+
+
+def test_the_exact_interval_and_the_sign_test_say_the_same() -> None:
+    for total in (*range(1, 26), 100, 1000):
+        for wins in range(total // 2 + 1) if total < 100 else range(total // 2 - 40, total // 2):
+            low, high = exact_interval(wins, total - wins)
+            assert (high < 0.5) == (sign_test(wins, total - wins) < 0.05) and low < 0.5, (wins, total)
+
+
 def test_counts_below_nothing_are_refused() -> None:
+    for wins, losses in ((0, 0), (-1, 2)):
+        with pytest.raises(ToileError, match=f"{wins} wins and {losses} losses are no share"):
+            exact_interval(wins, losses)
     with pytest.raises(ToileError, match="-1 wins"):
         sign_test(-1, 2)
     with pytest.raises(ToileError, match="share of 1.5"):

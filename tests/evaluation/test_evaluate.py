@@ -19,8 +19,11 @@ from toile.evaluation.bench import Bench
 from toile.evaluation.contestants import open_contestant
 from toile.evaluation.feature_networks import open_feature_network
 from toile.evaluation.features import load_evaluator
+from toile.evaluation.picture_sets import PictureSets
 from toile.evaluation.real_side import RealSide, divide_real
 from toile.evaluation.run import REAL_PICTURES, SHUFFLED_PROMPTS, EvaluationRequest, Result, evaluate
+from toile.evaluation.suites import Prompt
+from toile.evaluation.verdict import score_of_pictures
 from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig, AttributeLabels
 from toile.training.pictures import DataConfig, PictureSet
 from toile.user_folders import CACHE_VARIABLE
@@ -113,16 +116,44 @@ def test_identical_sets_are_at_distance_zero(bench: Bench, real: RealSide) -> No
     reference = real.reference[: len(real.reference) // 4 * 4]
     whole = Bench(replace(real, reference=reference), bench.networks, bench.judge, None, num_sets=4)
     [name] = [network.name for network in bench.networks]
-    scores = whole.measure(real.pixels(reference), [real.suite.prompts[0]] * len(reference)).scores
+    each_alone = [Prompt("", position=number) for number in range(len(reference))]
+    scores = whole.measure(real.pixels(reference), each_alone).scores
     assert scores[f"frechet[{name}]"].value == pytest.approx(0.0, abs=1e-6)
 
 
-def test_fewer_pictures_than_features_are_refused(bench: Bench) -> None:
+def test_fewer_pictures_than_features_are_refused(bench: Bench, real: RealSide) -> None:
     with pytest.raises(ToileError, match="has 8 features, and without one set there are 6 pictures"):
-        bench.check_number(8)
-    bench.check_number(24)
-    with pytest.raises(ToileError, match="4 sets of 5 pictures"):
-        bench.check_number(20)
+        bench.prepare(PictureSets(real.suite.prompts[:8], 4))
+    with pytest.raises(ToileError, match="4 sets, one of 5 pictures"):
+        bench.prepare(PictureSets(real.prompts_for(20), 4))
+    bench.prepare(PictureSets([Prompt("", position=number) for number in range(24)], 4))
+
+
+def test_a_reference_is_as_large_as_the_widest_network_needs(real: RealSide) -> None:
+    held_out = len(real.pictures.validation) + len(real.pictures.test)
+    wide = divide_real(real.pictures, 0, held_out - 30)
+    assert (len(wide.prompts), len(wide.reference)) == (30, held_out - 30)
+    assert not set(wide.prompts) & set(wide.reference)
+
+
+def test_the_order_of_pictures_changes_nothing_but_rounding(bench: Bench, real: RealSide) -> None:
+    """A folder may be sorted by article: sets made of its parts would be unlike each other."""
+    prompts = sorted(real.suite.prompts[:100], key=lambda prompt: prompt.fields["articleType"])
+    positions = np.array([prompt.position for prompt in prompts])
+    scores = bench.measure(real.pixels(positions), prompts).scores
+    name = bench.networks[0].name
+    kernel, frechet = scores[f"kernel[{name}]"], scores[f"frechet[{name}]"]
+    assert abs(kernel.value) < 20 and frechet.high - frechet.low < 0.2
+
+
+def test_pictures_of_one_prompt_are_in_one_set_and_count_once() -> None:
+    prompts = [Prompt(f"prompt {number % 10}", position=number % 10) for number in range(40)]
+    sets = PictureSets(prompts, 5)
+    for rows in sets.rows:
+        assert len(rows) == 8 and len({prompts[row].text for row in rows.tolist()}) == 2
+    each = np.array([float(number % 10 < 5) for number in range(40)])
+    once, often = score_of_pictures(each[:10]), score_of_pictures(each, True, sets.prompts)
+    assert (often.low, often.high) == pytest.approx((once.low, once.high)) and often.n == 40
 
 
 def test_what_was_made_is_not_made_again_and_numbers_stay(

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from toile.errors import ToileError
-from toile.evaluation.attributes import Share
 from toile.evaluation.failures import (
     NOT_CLOTHING,
     OUT_OF_FRAME,
@@ -50,9 +49,10 @@ def real_limits(second: Tensor | None = None) -> FailureLimits:
 
 def test_real_pictures_break_the_rules_as_seldom_as_they_say() -> None:
     failures = count_failures(real_limits(), looks(2000, seed=1), torch.zeros(2000, dtype=torch.int64))
-    assert 0.002 < failures.shares[NOT_CLOTHING].value < 0.03
-    assert 0.002 < failures.shares[WRONG_ARTICLE].value < 0.03
-    assert failures.shares[SEVERAL] == failures.shares[OUT_OF_FRAME] == Share(0, 2000)
+    shares = {kind: float(flags.float().mean()) for kind, flags in failures.flags.items()}
+    assert 0.002 < shares[NOT_CLOTHING] < 0.03
+    assert 0.002 < shares[WRONG_ARTICLE] < 0.03
+    assert shares[SEVERAL] == shares[OUT_OF_FRAME] == 0
 
 
 def test_each_failure_is_found() -> None:
@@ -67,15 +67,21 @@ def test_each_failure_is_found() -> None:
     failures = count_failures(limits, judged, wanted)
     found = {kind: flags.nonzero().flatten().tolist() for kind, flags in failures.flags.items()}
     assert found == {NOT_CLOTHING: [0, 1, 2], WRONG_ARTICLE: [3], SEVERAL: [4], OUT_OF_FRAME: [5]}
-    assert failures.shares == {
-        NOT_CLOTHING: Share(3, 6),
-        WRONG_ARTICLE: Share(1, 5),
-        SEVERAL: Share(1, 6),
-        OUT_OF_FRAME: Share(1, 6),
-    }
-    assert failures.worst(NOT_CLOTHING).tolist() == [1, 0, 2]
+    assert failures.severities[NOT_CLOTHING].argsort(descending=True)[:3].tolist() == [1, 0, 2]
+    for kind, severities in failures.severities.items():
+        assert torch.equal(severities > 1, failures.flags[kind]) and severities.dtype == torch.float32
     unknown = count_failures(limits, judged, torch.full((6,), MISSING))
-    assert WRONG_ARTICLE not in unknown.shares and not bool(unknown.flags[WRONG_ARTICLE].any())
+    assert not bool(unknown.flags[WRONG_ARTICLE].any())
+
+
+def test_a_real_picture_is_as_far_from_the_others_as_the_nearest_of_them() -> None:
+    """The limit of distance leaves each picture out of those it is held against; a picture of the reference has 0."""
+    real = looks(300)
+    gaps = torch.cdist(real.features.double(), real.features.double()).fill_diagonal_(torch.inf)
+    limits = FailureLimits.of(real, torch.zeros(300, dtype=torch.int64), real.shapes, torch.zeros(300).long())
+    assert limits.distance == pytest.approx(float(gaps.amin(dim=1).quantile(0.995)))
+    far = replace(limits, certainty=0.0)
+    assert bool((count_failures(far, real, torch.full((300,), MISSING)).severities[NOT_CLOTHING] == 0).all())
 
 
 def test_what_comes_in_pairs_may_fall_into_two() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from toile.errors import ToileError
 from toile.evaluation import kernel_distance as module
-from toile.evaluation.kernel_distance import kernel_distance, subset_kernel_distance
+from toile.evaluation.kernel_distance import kernel_distance
 
 
 def features(count: int, width: int, seed: int) -> torch.Tensor:
@@ -78,17 +78,6 @@ def test_a_set_and_itself_is_below_zero() -> None:
     assert -1.0 < kernel_distance(a, a) < 0.0
 
 
-def test_subsets_agree_with_the_whole() -> None:
-    a, b = features(300, 8, 0), features(250, 8, 1) + 0.4
-    of_subsets = subset_kernel_distance(a, b, num_subsets=40, subset_size=60, seed=3)
-    assert of_subsets == subset_kernel_distance(a, b, num_subsets=40, subset_size=60, seed=3)
-    assert of_subsets != subset_kernel_distance(a, b, num_subsets=40, subset_size=60, seed=4)
-    assert abs(of_subsets.mean - kernel_distance(a, b)) < 3 * of_subsets.spread / np.sqrt(40)
-    assert of_subsets.spread == pytest.approx(np.std(of_subsets.values, ddof=1))
-    whole = subset_kernel_distance(a, b, num_subsets=2, subset_size=250, seed=0)
-    assert whole.values[0] != whole.values[1]  # of the larger set other pictures are drawn
-
-
 def test_unfit_input_is_refused() -> None:
     a = features(5, 4, 0)
     with pytest.raises(ToileError, match="width 4 and 3"):
@@ -101,6 +90,3 @@ def test_unfit_input_is_refused() -> None:
             kernel_distance(a, torch.full((5, 4), damaged))
     with pytest.raises(ToileError, match=r"\(4,\)"):
         kernel_distance(a, a[0])
-    for num_subsets, size in ((1, 3), (2, 1), (2, 6)):
-        with pytest.raises(ToileError, match="of 2 to 5 pictures"):
-            subset_kernel_distance(a, a, num_subsets, size)

@@ -15,6 +15,7 @@ from toile.data.records import Record
 from toile.errors import ToileError
 from toile.evaluation.attributes import AttributeScore
 from toile.evaluation.balance import Balance, BalanceGap
+from toile.evaluation.copies import NearestTraining, audit_copies
 from toile.evaluation.model_balance import (
     AttributeBalance,
     ModelBalance,
@@ -49,6 +50,11 @@ TRAINED = Provenance(
     500,
     {"vae": "ff"},
 )
+AUDIT = audit_copies(
+    NearestTraining(torch.tensor([0.0] + [0.9] * 199).double(), torch.zeros(200, dtype=torch.int64)),
+    NearestTraining(torch.linspace(0.1, 0.9, 200).double(), torch.zeros(200, dtype=torch.int64)),
+).sentence
+OF_BASE, OF_LORA = {"hash": "c0ffee"}, Score(0.75, 0.7, 0.8, 500)  # a LoRA's entry has the hash of its base
 GAP = BalanceGap(0.3, 0.2, 0.4, 0.1, 0.001)
 EVEN = BalanceGap(0.05, 0.0, 0.1, 0.1, 0.6)
 MEN, MADE = Balance(("Men", "Women"), (60, 40)), Balance(("Men", "Women"), (90, 10))
@@ -130,11 +136,12 @@ def evaluation(tmp_path: Path, **changed: object) -> Path:
     }
     scores = {"copies": Score(0.011, 0.005, 0.02, 500), "frechet[a]": Score(2.5, float("nan"), float("nan"), 500)}
     entries = [
-        Entry("fashion", scores, "id-1", facts={"hash": "c0ffee"}, notes=("Slow.",)),
+        Entry("fashion", scores, "id-1", settings={"loras": []}, facts={"hash": "c0ffee"}, notes=("Slow.",)),
+        Entry("tuned", {**scores, "copies": OF_LORA}, "id-2", settings={"loras": [{"source": "x"}]}, facts=OF_BASE),
         Entry("other", scores, "id-1"),
     ]
     control = Entry("real pictures", {"frechet[a]": Score(1.25, 1.0, 1.5, 500)}, "id", True)
-    protocol = Protocol("p", "s", 500, 5, 100, 0, 0, "64x80", {})
+    protocol = Protocol("p", "s", "0", 500, 5, 100, 0, 0, "64x80", {})
     facts = Evaluation(protocol, measures, tuple(entries), (control,), (), ()).facts()
     path = tmp_path / "evaluation.json"
     write_json_atomically(path, {**facts, **changed})
@@ -148,6 +155,24 @@ def test_scores_come_from_the_evaluation(tmp_path: Path) -> None:
     originality = card.split("## Originality")[1].split("##")[0]
     assert "| copies (lower is better) | 1.1 % (0.5 % to 2.0 %), n = 500 | - |" in originality
     assert card.count("Not measured.") == 3  # balance, faithfulness, variety
+
+
+@pytest.mark.parametrize("sentence", [AUDIT, "Copies: 9 of 10 pictures."])
+def test_the_audit_for_copies_stands_under_originality(sentence: str, tmp_path: Path) -> None:
+    entries = json.loads(evaluation(tmp_path).read_text(encoding="utf-8"))["entries"]
+    entries[0]["notes"] = ["Slow.", sentence]
+    card = render_card(SUBJECT, None, read_scores(evaluation(tmp_path, entries=entries), "c0ffee"))
+    originality, scores = card.split("## Originality")[1].split("\n## ")[:2]
+    assert plain(sentence) in originality and card.count(plain(sentence)) == 1
+    assert scores.startswith("Scores") and "- Slow." in scores
+
+
+def test_what_a_lora_makes_is_no_score_of_its_base(tmp_path: Path) -> None:
+    card = render_card(SUBJECT, None, read_scores(evaluation(tmp_path), "c0ffee"))
+    assert "tuned" not in card and "id-2" not in card and "75.0 %" not in card
+    facts = json.loads(evaluation(tmp_path).read_text(encoding="utf-8"))
+    with pytest.raises(ToileError, match="no scores of these weights alone, but of tuned; run toile evaluate"):
+        read_scores(evaluation(tmp_path, entries=[facts["entries"][1]]), "c0ffee")
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,21 @@ def test_a_clear_preference_is_said_and_a_faint_one_is_not() -> None:
     assert faint.pairs_needed > 40
 
 
+def test_the_interval_leaves_out_one_half_exactly_when_the_makers_are_told_apart() -> None:
+    key = key_of(tuple(Trial(pair, True, False) for pair in range(12)))
+    for decided in range(1, 13):
+        for wins in range(decided + 1):
+            chosen = {pair: "a" if pair < wins else "b" if pair < decided else "same" for pair in range(12)}
+            answers = sheet(key, "x", {(pair, False): (maker, maker) for pair, maker in chosen.items()})
+            question = read_results(key, [answers]).questions[0]
+            low, high = question.pairs.interval
+            assert low <= question.pairs.decided.value <= high
+            assert question.is_told == (not low <= 0.5 <= high), (wins, decided)
+    seven = Tally(7, 0, 1)  # Wilson's interval begins at 53 %, though coins are as uneven in 7 % of throws
+    assert seven.interval == pytest.approx((0.47349, 0.99684), abs=1e-5)  # tables of Clopper & Pearson
+    assert Tally(0, 3, 0).interval is None
+
+
 def test_ties_make_more_pairs_needed() -> None:
     key = key_of(tuple(Trial(pair, True, False) for pair in range(40)))
     few = {(pair, False): ("a" if pair < 6 else "b" if pair < 10 else "same",) * 2 for pair in range(40)}
@@ -146,4 +161,6 @@ def test_facts_are_plain_json() -> None:
     facts = json.loads(json.dumps(result.facts(), allow_nan=False))
     assert facts["makers"] == ["fashion", "baseline"]
     assert facts["questions"][0]["share"] == result.questions[0].pairs.decided.value
+    assert facts["questions"][0]["share_interval"] == list(result.questions[0].pairs.interval)
+    assert facts["questions"][1]["share_interval"] is None
     assert facts["questions"][1]["alpha"] is None  # all answers the same: not defined

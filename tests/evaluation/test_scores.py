@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from toile.evaluation.scores import HIGHER, REALISM, Entry, Evaluation, Measure, Protocol, Score, WorstCase
 
-PROTOCOL = Protocol("data", "held-out", 2000, 5, 1640, 0, 0, "64x80", {"attributes": ("abc", "as they are")})
+PROTOCOL = Protocol("data", "held-out", "words", 2000, 5, 1640, 0, 0, "64x80", {"attributes": ("abc", "as they are")})
 
 
 def test_an_id_changes_with_everything_that_scores_depend_on() -> None:
@@ -21,8 +21,11 @@ def test_an_id_changes_with_everything_that_scores_depend_on() -> None:
         {"picture_seed": 1},
         {"size": "32x32"},
         {"suite": "reports"},
+        {"prompts": "other words"},
         {"networks": {"attributes": ("abd", "as they are")}},
         {"networks": {"attributes": ("abc", "resized")}},
+        {"networks": {"words": ("xyz", "as they are"), "attributes": ("abc", "as they are")}},
+        {"networks": {"attributes": ("abc", "as they are"), "words": ("xyz", "as they are")}},
     ]
     ids = {replace(PROTOCOL, **change).id for change in changes}  # type: ignore[arg-type]
     assert len(ids | {PROTOCOL.id}) == len(changes) + 1

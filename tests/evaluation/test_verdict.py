@@ -15,7 +15,6 @@ from toile.evaluation.verdict import (
     compare_all,
     difference,
     pictures_needed,
-    ranks,
     score_of_pictures,
     score_of_sets,
     score_without_sets,
@@ -44,7 +43,7 @@ def test_the_interval_of_sets_is_students() -> None:
 
 
 def test_pictures_without_a_value_do_not_count() -> None:
-    score = score_of_pictures(np.array([1.0, 0.0, np.nan, 1.0]))
+    score = score_of_pictures(np.array([1.0, 0.0, np.nan, 1.0]), is_share=True)
     assert (score.value, score.n) == (pytest.approx(2 / 3), 3)
     assert 0 < score.low < score.value < score.high < 1  # Wilson's
     empty = score_of_pictures(np.array([np.nan]))
@@ -68,7 +67,7 @@ def test_intervals_hold_as_often_as_they_say() -> None:
     for _ in range(trials):
         gap, reach = difference(score_of_sets(rng.normal(size=5), 5), score_of_sets(rng.normal(size=5), 5))
         told_sets += abs(gap) > reach
-        hits = [score_of_pictures((rng.random(300) < 0.9).astype(float)) for _ in range(2)]
+        hits = [score_of_pictures((rng.random(300) < 0.9).astype(float), is_share=True) for _ in range(2)]
         gap, reach = difference(*hits)
         told_pictures += abs(gap) > reach
     assert 0.03 < told_sets / trials < 0.07
@@ -87,13 +86,12 @@ def test_lower_is_better_where_the_measure_says_so() -> None:
 
 def test_what_cannot_be_told_apart_is_not_ranked_and_the_number_needed_is_said() -> None:
     rng = np.random.default_rng(2)
-    a = entry("a", score_of_pictures((rng.random(400) < 0.80).astype(float)), SHARE)
-    b = entry("b", score_of_pictures((rng.random(400) < 0.78).astype(float)), SHARE)
+    a = entry("a", score_of_pictures((rng.random(400) < 0.80).astype(float), True), SHARE)
+    b = entry("b", score_of_pictures((rng.random(400) < 0.78).astype(float), True), SHARE)
     verdict = compare(SHARE, a, b)
     assert not verdict.is_told and verdict.low < 0 < verdict.high
     assert verdict.num_needed is not None and verdict.num_needed > 400
     assert "a and b cannot be told apart in share at n = 400; needs about" in verdict.sentence
-    assert ranks(SHARE, [a, b], [verdict]) == {"a": 1, "b": 1}
 
 
 def test_the_number_needed_is_that_of_the_power_it_states() -> None:
@@ -109,7 +107,9 @@ def test_the_number_needed_is_that_of_the_power_it_states() -> None:
 
 def test_equal_pictures_are_never_told_apart() -> None:
     hits = np.array([1.0, 0.0] * 50)
-    verdict = compare(SHARE, entry("a", score_of_pictures(hits), SHARE), entry("b", score_of_pictures(hits), SHARE))
+    verdict = compare(
+        SHARE, entry("a", score_of_pictures(hits, True), SHARE), entry("b", score_of_pictures(hits, True), SHARE)
+    )
     assert not verdict.is_told and verdict.difference == 0
 
 
@@ -119,17 +119,6 @@ def test_scores_of_different_protocols_are_not_compared() -> None:
         compare(DISTANCE, entry("a", score, protocol="00000000-0000"), entry("b", score, protocol="00000001-0000"))
     # another sampler is another use of a model under the same protocol
     assert not compare(DISTANCE, entry("a", score), entry("b", score, protocol="0123abcd-ffff")).is_told
-
-
-def test_places_are_shared_by_those_that_nothing_tells_from_a_better_one() -> None:
-    entries = [
-        entry("first", score_of_sets([1.0, 1.1, 0.9], 300)),
-        entry("second", score_of_sets([3.0, 3.4, 2.8], 300)),
-        entry("alike", score_of_sets([3.1, 2.9, 3.0], 300)),
-    ]
-    verdicts = compare_all({"distance": DISTANCE}, entries)
-    assert len(verdicts) == 3
-    assert ranks(DISTANCE, entries, verdicts) == {"first": 1, "second": 2, "alike": 2}
 
 
 def test_leaving_out_set_after_set_gives_the_interval_of_a_value_that_is_biased() -> None:

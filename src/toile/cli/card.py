@@ -97,10 +97,10 @@ def _begins_with(path: Path, mark: str) -> bool:
 
 
 def _subject(model: str) -> CardSubject:
-    from toile.evaluation.contestants import provenance_of
     from toile.evaluation.model_card import CardSubject
     from toile.model_description import describe_model
     from toile.model_folder import read_model_facts
+    from toile.weights.provenance import read_provenance
 
     description = describe_model(model)
     place = Path(description.folder)
@@ -117,7 +117,7 @@ def _subject(model: str) -> CardSubject:
         },
         settings={name: getattr(description.defaults, name) for name in _SETTINGS},
         readme=_readme(place / _README) if place.is_dir() else "",
-        provenance=provenance_of(model),
+        provenance=read_provenance(place),
     )
 
 

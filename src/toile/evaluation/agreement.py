@@ -12,9 +12,9 @@ from statistics import NormalDist
 import numpy as np
 
 from toile.errors import ToileError
+from toile.evaluation.attributes import CONFIDENCE
+from toile.evaluation.verdict import MOST_PICTURES, POWER
 
-CONFIDENCE, POWER = 0.95, 0.8
-_MOST_NEEDED = 1_000_000
 _NORMAL = NormalDist()
 
 
@@ -121,6 +121,33 @@ def sign_test(wins: int, losses: int) -> float:
     return min(1.0, 2 * tail / 2**n)  # whole numbers divided once: exact to the last digit, however large n is
 
 
+def exact_interval(wins: int, losses: int) -> tuple[float, float]:
+    """The exact 95 % interval of the share of wins (Clopper & Pearson 1934), 0 <= low <= high <= 1.
+
+    Its ends are the shares of which so many wins, or more, and so many, or fewer, come about in 2.5 % each. So it
+    leaves out 1/2 exactly when the sign test tells the sides apart; Wilson's, which is narrower, does so too early.
+
+    Args:
+        wins, losses: 0 or more, not both 0.
+    """
+    if min(wins, losses) < 0 or not wins + losses:
+        raise ToileError(f"{wins} wins and {losses} losses are no share; give at least one of them")
+    return _lowest_share(wins, wins + losses), 1.0 - _lowest_share(losses, wins + losses)
+
+
+def _lowest_share(wins: int, total: int) -> float:
+    """The share of which `wins` or more of `total` come about in 2.5 %, by bisection of the binomial distribution."""
+    if not wins:
+        return 0.0
+    won = np.arange(wins, total + 1)
+    choices = [math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) for k in won.tolist()]
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        tail = np.exp(choices + won * math.log(middle) + (total - won) * math.log1p(-middle)).sum()
+        low, high = (middle, high) if tail < (1 - CONFIDENCE) / 2 else (low, middle)
+    return low
+
+
 def decisions_needed(share: float, power: float = POWER) -> int | None:
     """About how many decided answers a two-sided sign test at 5 % needs, if the share of wins truly is `share`.
 
@@ -136,7 +163,7 @@ def decisions_needed(share: float, power: float = POWER) -> int | None:
     if not 0 <= share <= 1:
         raise ToileError(f"a share of {share:g} is not possible; allowed: 0 to 1")
     reach = _NORMAL.inv_cdf((1 + CONFIDENCE) / 2) / 2 + _NORMAL.inv_cdf(power) * math.sqrt(share * (1 - share))
-    if abs(share - 0.5) * math.sqrt(_MOST_NEEDED) < reach:
+    if abs(share - 0.5) * math.sqrt(MOST_PICTURES) < reach:
         return None
     # Fewer than six answers can never reach 5 %, even if all are the same.
     return max(6, math.ceil((reach / (share - 0.5)) ** 2))

@@ -64,27 +64,14 @@ def with_others(kinds: np.ndarray, kept: Sequence[int]) -> np.ndarray:
     return renumbered
 
 
-def total_variation(p: np.ndarray, q: np.ndarray) -> float:
-    """Total variation distance of two balances, half the sum of |p - q| over kinds (Levin & Peres 2017, prop. 4.2).
-
-    Args:
-        p, q: (K,) shares that add up to 1.
-
-    Returns:
-        0 for equal balances, 1 for such as have no kind in common: the share of pictures that would have to be of
-        another kind to make one balance the other.
-    """
-    if p.shape != q.shape or not (np.isclose(p.sum(), 1.0) and np.isclose(q.sum(), 1.0)):
-        raise ToileError("balances to compare must have the same kinds, and shares that add up to 1")
-    return 0.5 * float(np.abs(p - q).sum())
-
-
 @dataclass(frozen=True)
 class BalanceGap:
     """How far two balances are apart.
 
     Attributes:
-        value: total variation distance of the two sets. It is never below 0, so chance alone makes it larger than 0.
+        value: total variation distance of the two sets, half the sum of |p - q| over kinds (Levin & Peres 2017, prop.
+            4.2): 0 for equal balances, 1 for such as have no kind in common, the share of pictures that would have to
+            be of another kind to make one balance the other. It is never below 0, so chance alone makes it larger.
         low, high: interval that holds the true distance in at least 95 %. With many kinds chance adds so much that
             plain bootstrap intervals miss it, so `low` is `value` less the distance that bootstrapped balances keep
             from the ones seen (it bounds the error by the triangle inequality), and 0 where chance alone would do;

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from toile.errors import ToileError
 from toile.evaluation.feature_networks import FeatureNetwork
+from toile.evaluation.logistic_regression import fit_logistic
 from toile.models.classifier import MISSING
 
 SHRINK = 4
 _RIDGE = 3e-3
-_MOST_ROUNDS = 60
 _TINY = 1e-6
 
 
@@ -70,20 +70,7 @@ def learn(lessons: Tensor, targets: Tensor, num_classes: int) -> LinearClassifie
         raise ToileError("no picture has a label to learn")
     lessons, targets = lessons[known], targets[known]
     mean, spread = lessons.mean(dim=0), lessons.std(dim=0, correction=0) + _TINY
-    values = (lessons - mean) / spread
-    weights = torch.zeros(values.shape[1], num_classes, requires_grad=True)
-    bias = torch.zeros(num_classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights, bias], max_iter=_MOST_ROUNDS, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(values @ weights + bias, targets) + _RIDGE * weights.square().sum()
-        value.backward()
-        return value
-
-    with torch.enable_grad():
-        optimizer.step(loss)
-    return LinearClassifier(mean, spread, weights.detach(), bias.detach())
+    return LinearClassifier(mean, spread, *fit_logistic((lessons - mean) / spread, targets, num_classes, _RIDGE))
 
 
 def accuracy(classifier: LinearClassifier, lessons: Tensor, targets: Tensor) -> float:

@@ -33,16 +33,6 @@ class ClipScores:
         """(N,) float32, 0 to 2.5: `w * max(cos, 0)` (Hessel et al. 2021, eq. 1)."""
         return WEIGHT * self.cosines.clamp(min=0.0)
 
-    @property
-    def mean_score(self) -> float:
-        """Over the pictures, 0 to 2.5."""
-        return float(self.scores.double().mean())
-
-    @property
-    def mean_cosine(self) -> float:
-        """Over the pictures, -1 to 1; unlike the score it is told what is below 0."""
-        return float(self.cosines.double().mean())
-
 
 @torch.no_grad()
 def clip_scores(

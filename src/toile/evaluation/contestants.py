@@ -27,14 +27,45 @@ from toile.generation.named_settings import read_setting, setting_names
 from toile.generation.pictures import Picture, generate
 from toile.generation.request import GenerateRequest
 from toile.latent_diffusion import LatentDiffusion
+from toile.lora import content_hash, find_lora
+from toile.model_folder import find_model
 from toile.one_shot import OneShotModel, is_one_shot
 from toile.picture_recipe import read_recipe
 from toile.text.lora_tags import LoRAUse, read_use
+from toile.weights.files import file_sha256
 from toile.weights.provenance import Provenance, read_provenance
 
 STAGE = "step-"
-_BATCH_SIZE = 50
+_BATCH_SIZE, _PIXELS_TOGETHER = 50, 50 * 64 * 80
 _OF_A_MODEL = ("lora", "dtype", "name")
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """Where a model lies in the folder of the run that trained it.
+
+    Attributes:
+        run: the folder; "" where it lies in none.
+        step: of the training, where it is one of its stages.
+        sheets: (step, file) of samples that were drawn on the way: the first, one in the middle and the last.
+    """
+
+    run: str = ""
+    step: int | None = None
+    sheets: tuple[tuple[int, Path], ...] = ()
+
+    @staticmethod
+    def of(model: Path) -> RunPlace:
+        """The place of a model's folder."""
+        if not model.is_dir():
+            return RunPlace()
+        number = model.name.removeprefix(STAGE)
+        is_stage = model.name.startswith(STAGE) and number.isdigit()
+        run = model.parent.parent if is_stage else model.parent
+        found = sorted((run / "samples").glob(f"{STAGE}*.png"))
+        chosen = dict.fromkeys([*found[:1], *found[len(found) // 2 : len(found) // 2 + 1], *found[-1:]])
+        sheets = tuple((int(sheet.stem.removeprefix(STAGE)), sheet) for sheet in chosen)
+        return RunPlace(str(run), int(number) if is_stage else None, sheets)
 
 
 class Contestant(Protocol):
@@ -44,9 +75,8 @@ class Contestant(Protocol):
         name: for people, unlike those of the others.
         settings: what its pictures depend on besides weights, prompts and seeds.
         facts: what else is known of it, plain values.
-        provenance: how it was trained, if that is known.
-        step: of a training, where it is one stage of a run.
-        sheets: (step, file) of the samples that its run drew on the way, where it lies in a run's folder.
+        provenances: how it and its LoRAs were trained, as far as that is known.
+        place: where it lies among the stages of a run, if it does.
     """
 
     @property
@@ -59,13 +89,10 @@ class Contestant(Protocol):
     def facts(self) -> Mapping[str, Any]: ...
 
     @property
-    def provenance(self) -> Provenance | None: ...
+    def provenances(self) -> tuple[Provenance, ...]: ...
 
     @property
-    def step(self) -> int | None: ...
-
-    @property
-    def sheets(self) -> tuple[tuple[int, Path], ...]: ...
+    def place(self) -> RunPlace: ...
 
     def make(self, prompts: Sequence[str], seed: int) -> Iterator[np.ndarray]:
         """A picture (H, W, 3) uint8 of each prompt, the i-th with seed + i."""
@@ -79,9 +106,8 @@ class DiffusionContestant:
     model: LatentDiffusion
     given: Mapping[str, Any]
     loras: tuple[LoRAUse, ...]
-    provenance: Provenance | None
-    step: int | None = None
-    sheets: tuple[tuple[int, Path], ...] = ()
+    provenances: tuple[Provenance, ...] = ()
+    place: RunPlace = RunPlace()
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -91,13 +117,20 @@ class DiffusionContestant:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """The hash of its weights, and how many parameters it has."""
+        """Hashes of its weights and of those of its LoRAs, and how many parameters it has."""
         networks = (self.model.unet, self.model.text_encoder, self.model.vae)
         return {
             "kind": "latent diffusion",
             "hash": self.model.facts.hash if self.model.facts else None,
+            "lora_hashes": [content_hash(find_lora(use.source)) for use in self.loras],
             "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
         }
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of its pictures, before any second pass."""
+        settings = self._request(("",), 0).settings_over(self.model.defaults)
+        return settings.width, settings.height
 
     def make(self, prompts: Sequence[str], seed: int) -> Iterator[np.ndarray]:
         """See `Contestant`."""
@@ -113,7 +146,9 @@ class DiffusionContestant:
         return pixels_from_images(self.model.decode_latents(latents)).cpu()
 
     def _request(self, prompts: tuple[str, ...], seed: int) -> GenerateRequest:
-        return GenerateRequest(prompts, seed, loras=self.loras, **{"batch_size": _BATCH_SIZE, **self.given})
+        width, height = (self.given.get(name, getattr(self.model.defaults, name)) for name in ("width", "height"))
+        together = max(1, min(_BATCH_SIZE, _PIXELS_TOGETHER // (width * height)))
+        return GenerateRequest(prompts, seed, loras=self.loras, **{"batch_size": together, **self.given})
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +157,8 @@ class OneShotContestant:
 
     name: str
     model: OneShotModel
-    provenance: Provenance | None
-    step: int | None = None
-    sheets: tuple[tuple[int, Path], ...] = ()
+    provenances: tuple[Provenance, ...] = ()
+    place: RunPlace = RunPlace()
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -163,9 +197,8 @@ class FolderContestant:
     name: str
     paths: tuple[Path, ...]
     prompts: tuple[str, ...]
-    provenance: Provenance | None = None
-    step: int | None = None
-    sheets: tuple[tuple[int, Path], ...] = ()
+    provenances: tuple[Provenance, ...] = ()
+    place: RunPlace = RunPlace()
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -174,8 +207,9 @@ class FolderContestant:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Where they are."""
-        return {"kind": "pictures"}
+        """A hash of all the files."""
+        lines = "".join(f"{path.name} {file_sha256(path)}\n" for path in self.paths)
+        return {"kind": "pictures", "hash": hashlib.sha256(lines.encode()).hexdigest()}
 
     def make(self, prompts: Sequence[str], seed: int) -> Iterator[np.ndarray]:
         """The pictures in order.
@@ -212,23 +246,23 @@ def open_contestant(spec: str, device: str = "auto", dtype: str = "auto") -> Con
     if path.is_dir() and is_one_shot(path):
         if given or loras:
             raise ToileError(f"{source} is a baseline, which makes a picture in one pass: it has no settings")
-        return OneShotContestant(shown, OneShotModel.load(path), read_provenance(path), _step(path), _sheets(path))
+        return OneShotContestant(shown, OneShotModel.load(path), _known([path]), RunPlace.of(path))
     if path.is_dir() and not (path / "model_index.json").is_file():
         if given or loras:
             raise ToileError(f"{source} is a folder of pictures: it has no settings")
         return open_pictures(path, shown)
     dtype = str(given.pop("dtype", dtype))
     loaded = LatentDiffusion.load(source, device, dtype)
-    contestant = DiffusionContestant(shown, loaded, given, loras, provenance_of(source), _step(path), _sheets(path))
+    places = [path if path.exists() else find_model(source), *(find_lora(use.source) for use in loras)]
+    contestant = DiffusionContestant(shown, loaded, given, loras, _known(places), RunPlace.of(path))
     _ = contestant.settings  # refuses now what is out of range, before others make their pictures
     return contestant
 
 
-def provenance_of(model: str) -> Provenance | None:
-    """How a model was trained, by its name, folder or file; None if nothing says so."""
-    from toile.model_folder import find_model
-
-    return None if Path(model).is_file() else read_provenance(find_model(model))
+def _known(places: Sequence[Path]) -> tuple[Provenance, ...]:
+    """What is known of weights, of those of which something is."""
+    found = [read_provenance(place) for place in places]
+    return tuple(provenance for provenance in found if provenance is not None)
 
 
 def open_pictures(folder: Path, name: str) -> FolderContestant:
@@ -292,16 +326,3 @@ def _short(path: Path) -> str:
     parts = [part for part in path.resolve().parts if part not in ("model", "stages")]
     shown = parts[-1]
     return f"{parts[-2]} {shown}" if shown.startswith(STAGE) and len(parts) > 1 else shown
-
-
-def _sheets(path: Path) -> tuple[tuple[int, Path], ...]:
-    """Sample sheets of the run that a model lies in: the first, one in the middle and the last."""
-    run = path.parent.parent if path.parent.name == "stages" else path.parent
-    found = sorted((run / "samples").glob(f"{STAGE}*.png")) if path.is_dir() else []
-    chosen = dict.fromkeys([*found[:1], *found[len(found) // 2 : len(found) // 2 + 1], *found[-1:]])
-    return tuple((int(sheet.stem.removeprefix(STAGE)), sheet) for sheet in chosen)
-
-
-def _step(path: Path) -> int | None:
-    number = path.name.removeprefix(STAGE)
-    return int(number) if path.name.startswith(STAGE) and number.isdigit() else None

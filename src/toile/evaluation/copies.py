@@ -72,6 +72,14 @@ def mifid_of(frechet: float, memorisation: float, epsilon: float = MIFID_EPSILON
 def memorisation_distance(judged: Tensor, training: Tensor) -> float:
     """Mean over judged pictures of the smallest 1 - |cosine| to a training picture (Bai et al. 2021, eq. 3), 0 to 1.
 
+    Args, errors: see `memorisation_distances`; pictures without a distance do not count.
+    """
+    return float(memorisation_distances(judged, training).nanmean())
+
+
+def memorisation_distances(judged: Tensor, training: Tensor) -> Tensor:
+    """For each judged picture the smallest 1 - |cosine| to a training picture, (M,) float64; NaN for one that is all 0.
+
     Args:
         judged, training: (M, F) and (T, F); rows that are all 0 are left out.
 
@@ -79,10 +87,12 @@ def memorisation_distance(judged: Tensor, training: Tensor) -> float:
         ToileError: nothing is left, widths that differ, or values that are not finite.
     """
     check_feature_sets(judged, training, fewest=1, measure="a memorisation distance")
-    judged, training = (features[features.ne(0).any(dim=1)] for features in (judged, training))
-    if not len(judged) or not len(training):
+    seen, training = judged.ne(0).any(dim=1), training[training.ne(0).any(dim=1)]
+    if not bool(seen.any()) or not len(training):
         raise ToileError("all features are 0; give pictures in which the evaluator sees something")
-    return float(_nearest(judged, training, both_ways=True).distances.mean())
+    distances = torch.full((len(judged),), torch.nan, dtype=torch.float64)
+    distances[seen] = _nearest(judged[seen], training, both_ways=True).distances
+    return distances
 
 
 @dataclass(frozen=True)

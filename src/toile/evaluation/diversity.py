@@ -13,9 +13,6 @@ import torch
 from torch import Tensor
 
 from toile.errors import ToileError
-from toile.evaluation.attributes import CONFIDENCE
-
-NUM_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -25,32 +22,10 @@ class Diversity:
     Attributes:
         distances: (P,) float64, mean distance between two pictures of the prompt.
         vendi: (P,) float64, the Vendi score: 1 (all alike) to K (all unlike).
-        num_each: K.
     """
 
     distances: Tensor
     vendi: Tensor
-    num_each: int
-
-    @property
-    def distance(self) -> float:
-        """Mean over prompts."""
-        return float(self.distances.mean())
-
-    @property
-    def distance_interval(self) -> tuple[float, float]:
-        """95 %, by a bootstrap over prompts."""
-        return bootstrap_interval(self.distances)
-
-    @property
-    def vendi_mean(self) -> float:
-        """Mean over prompts."""
-        return float(self.vendi.mean())
-
-    @property
-    def vendi_interval(self) -> tuple[float, float]:
-        """95 %, by a bootstrap over prompts."""
-        return bootstrap_interval(self.vendi)
 
 
 def measure_diversity(features: Tensor, centre: Tensor | None = None) -> Diversity:
@@ -73,7 +48,7 @@ def measure_diversity(features: Tensor, centre: Tensor | None = None) -> Diversi
     if centre is not None:
         values = values - centre.double()
     vendi = torch.stack([vendi_score(cosine_similarities(each)) for each in values])
-    return Diversity(distances, vendi, features.shape[1])
+    return Diversity(distances, vendi)
 
 
 def cosine_similarities(features: Tensor) -> Tensor:
@@ -95,20 +70,6 @@ def vendi_score(similarity: Tensor) -> Tensor:
     """
     eigenvalues = torch.linalg.eigvalsh(similarity.double() / len(similarity)).clamp(min=0.0)
     return torch.exp(-torch.special.xlogy(eigenvalues, eigenvalues).sum())
-
-
-def bootstrap_interval(values: Tensor, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> tuple[float, float]:
-    """The 95 % percentile interval of a mean (Efron & Tibshirani 1993, ch. 13), the values drawn anew with repetition.
-
-    Args:
-        values: (n,), independent of each other.
-        seed: of the draws.
-    """
-    draws = np.random.default_rng(seed).integers(0, len(values), (num_resamples, len(values)))
-    means = values.double()[torch.from_numpy(draws)].mean(dim=1)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return low, high
 
 
 def draw_groups(groups: Sequence[str], num_each: int, seed: int = 0) -> tuple[tuple[str, ...], np.ndarray]:

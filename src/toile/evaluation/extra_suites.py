@@ -11,22 +11,21 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from toile.errors import ToileError
 from toile.evaluation.attributes import wanted_labels
-from toile.evaluation.bench import COLOUR, Bench, hits
+from toile.evaluation.bench import Bench, hits
 from toile.evaluation.classifier_accuracy import accuracy, learn, lesson
 from toile.evaluation.diversity import draw_groups, measure_diversity
 from toile.evaluation.feature_networks import RANDOM, FeatureNetwork, open_feature_network
 from toile.evaluation.features import observe
 from toile.evaluation.page_pictures import PromptRow
+from toile.evaluation.picture_sets import PictureSets
 from toile.evaluation.scores import Score
 from toile.evaluation.suites import Prompt, Suite, reports, unseen_pairs, word_swaps
-from toile.evaluation.verdict import score_of_pictures, score_without_sets
+from toile.evaluation.verdict import score_of_pictures
 from toile.evaluation.word_swap import JudgedPictures, measure_word_swap
-from toile.models.classifier import ARTICLE_TYPE, MISSING
+from toile.models.classifier import ARTICLE_TYPE, BASE_COLOUR, MISSING
 from toile.training.pictures import colour_and_article
 
 NUM_UNSEEN, NUM_SWAPS, NUM_VARIED, NUM_EACH, NUM_OF_REPORTS = 60, 60, 30, 6, 4
@@ -49,14 +48,19 @@ class ExtraSuites:
     Args:
         bench: the judge and the real pictures.
         seed: of what is drawn, and of the pictures.
+        removed: colours and articles that no maker learnt together on purpose (`DataConfig.unseen`); they are asked
+            first.
     """
 
-    def __init__(self, bench: Bench, seed: int) -> None:
+    def __init__(self, bench: Bench, seed: int, removed: Sequence[str] = ()) -> None:
         self.bench, self.seed = bench, seed
-        pictures = bench.real.pictures
-        self._unseen = _if_possible(lambda: unseen_pairs(pictures, seed=seed))
-        self._swaps = _if_possible(lambda: word_swaps(pictures, NUM_SWAPS, seed))
-        self._reports = reports() if self._swaps is not None else None
+        self._unseen: Suite | None = None
+        self._swaps: Suite | None = None
+        self._reports: Suite | None = None
+        if BASE_COLOUR in bench.judge.attributes:
+            self._unseen = unseen_pairs(bench.real.pictures, seed=seed, removed=removed)
+            self._swaps = word_swaps(bench.real.pictures, NUM_SWAPS, seed)
+            self._reports = reports() if self._swaps is not None else None
 
     @cached_property
     def wanted(self) -> dict[str, tuple[list[str], int]]:
@@ -87,10 +91,11 @@ class ExtraSuites:
         extras = Extras()
         if self._unseen is not None:
             prompts = self._unseen.prompts[:NUM_UNSEEN]
-            extras.scores["unseen_pairs"] = score_of_pictures(self._all_right(pixels["unseen"], prompts))
+            extras.scores["unseen_pairs"] = score_of_pictures(self._all_right(pixels["unseen"], prompts), True)
         if self._reports is not None:
             prompts = tuple(prompt for prompt in self._reports.prompts for _ in range(NUM_OF_REPORTS))
-            extras.scores["reports"] = score_of_pictures(self._all_right(pixels["reports"], prompts))
+            numbers = np.arange(len(prompts)) // NUM_OF_REPORTS
+            extras.scores["reports"] = score_of_pictures(self._all_right(pixels["reports"], prompts), True, numbers)
         if self._swaps is not None:
             self._measure_swaps(self._swaps, pixels, extras)
         self._measure_variety(pixels["variety"], extras)
@@ -100,7 +105,7 @@ class ExtraSuites:
         """(N,) 1 where article and colour, as far as they are asked for, are right; NaN where neither is."""
         found = observe(self.bench.judge, pixels).predictions
         wanted = wanted_labels(self.bench.judge.config.labels, [prompt.fields for prompt in prompts])
-        rows = [hits(found[name], wanted[name]) for name in (ARTICLE_TYPE, COLOUR) if name in wanted]
+        rows = [hits(found[name], wanted[name]) for name in (ARTICLE_TYPE, BASE_COLOUR) if name in wanted]
         # A wrong one makes 0, an unknown one does not count.
         lowest = np.fmin.reduce(rows)
         return np.asarray(lowest, dtype=np.float64)
@@ -111,11 +116,13 @@ class ExtraSuites:
             for part in ("swap-first", "swap-second", "swap-reseeded")
         ]
         labels = self.bench.judge.config.labels
-        first, second = (wanted_labels(labels, [pair[side].fields for pair in swaps.groups])[COLOUR] for side in (0, 1))
+        first, second = (
+            wanted_labels(labels, [pair[side].fields for pair in swaps.groups])[BASE_COLOUR] for side in (0, 1)
+        )
         found = measure_word_swap(judged[0], judged[1], judged[2], first, second)
         same = judged[0].predictions[ARTICLE_TYPE] == judged[1].predictions[ARTICLE_TYPE]
-        extras.scores["swap_follows"] = score_of_pictures(hits(judged[1].predictions[COLOUR], second))
-        extras.scores["swap_keeps"] = score_of_pictures(same.double().numpy())
+        extras.scores["swap_follows"] = score_of_pictures(hits(judged[1].predictions[BASE_COLOUR], second), True)
+        extras.scores["swap_keeps"] = score_of_pictures(same.double().numpy(), True)
         extras.facts["word_swap"] = {
             "pairs": len(first),
             "colour_obeyed": found.colour_obeyed.value,
@@ -150,11 +157,8 @@ class ExtraSuites:
         targets = self._articles([prompt.fields for prompt in prompts])
         if bool((targets == MISSING).all()):
             return {}
-        lessons = lesson(self._unlearnt, pixels)
-        rows = torch.arange(len(pixels)).tensor_split(self.bench.num_sets)
-        without = [torch.cat([*rows[:number], *rows[number + 1 :]]) for number in range(len(rows))]
-        whole, *rest = (self._learnt_accuracy(lessons[some], targets[some]) for some in (torch.cat(rows), *without))
-        return {"classifier_accuracy": score_without_sets(whole, rest, len(pixels))}
+        lessons, sets = lesson(self._unlearnt, pixels), PictureSets(prompts, self.bench.num_sets, self.seed)
+        return {"classifier_accuracy": sets.score(lambda rows: self._learnt_accuracy(lessons[rows], targets[rows]))}
 
     def _learnt_accuracy(self, lessons: Tensor, targets: Tensor) -> float:
         classifier = learn(lessons, targets, self.bench.judge.config.labels.num_classes(ARTICLE_TYPE))
@@ -176,30 +180,18 @@ class ExtraSuites:
 
     def of_real_pictures(self, num_pictures: int) -> dict[str, Score]:
         """The ceilings: as many training pictures teach, and real pictures of one colour and article differ."""
-        real, rng = self.bench.real, np.random.default_rng(self.seed)
-        drawn = rng.choice(self.bench.learnt, min(num_pictures, len(self.bench.learnt)), replace=False)
-        prompts = [Prompt("", real.pictures.records[position].fields) for position in drawn.tolist()]
-        found = self.taught(real.pixels(drawn), prompts)
-        groups = [colour_and_article(real.pictures.records[p]) for p in self.bench.learnt.tolist()]
-        if not any(groups):
-            groups = [real.pictures.records[p].fields.get("articleType", "") for p in self.bench.learnt.tolist()]
-        names, places = draw_groups(groups, NUM_EACH, self.seed)
+        learnt, records = self.bench.learnt, self.bench.real.pictures.records
+        drawn = np.random.default_rng(self.seed).choice(learnt, min(num_pictures, len(learnt)), replace=False)
+        prompts = [Prompt("", records[position].fields) for position in drawn.tolist()]
+        found = self.taught(self.bench.real.pixels(drawn), prompts)
+        names, places = draw_groups([_group_of(records[p].fields) for p in learnt.tolist()], NUM_EACH, self.seed)
         asked = {_group_of(prompt.fields) for prompt in self._varied}
         rows = [row for row, name in enumerate(names) if name in asked]
-        positions = self.bench.learnt[places[rows] if rows else places]
-        features = real.features(self.bench.networks[0], positions.reshape(-1)).unflatten(0, positions.shape)
-        return {**found, **self._diversity(features)}
+        positions = learnt[places[rows] if rows else places]
+        features = self.bench.real.features(self.bench.networks[0], positions.reshape(-1))
+        return {**found, **self._diversity(features.unflatten(0, positions.shape))}
 
 
 def _group_of(fields: Mapping[str, str]) -> str:
-    colour, article = fields.get("baseColour"), fields.get("articleType", "")
-    return f"{colour} {article}" if colour else article
-
-
-def _if_possible(build: Any) -> Suite | None:
-    """A suite, or None where the data has nothing for it (colours, for example)."""
-    try:
-        suite: Suite = build()
-        return suite
-    except ToileError:
-        return None
+    """Colour and article, or the article alone where the data has no colours."""
+    return colour_and_article(fields) or fields.get("articleType", "")

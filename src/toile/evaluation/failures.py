@@ -14,15 +14,16 @@ Shapes: N pictures, F features.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from toile.errors import ToileError
-from toile.evaluation.attributes import Share
+from toile.evaluation.feature_sets import distances, row_blocks
 from toile.evaluation.features import observe
-from toile.evaluation.silhouette import Shapes, measure_shapes, silhouettes
+from toile.evaluation.neighbours import neighbour_radii
+from toile.evaluation.silhouette import Shapes, shapes_of
 from toile.models.classifier import ARTICLE_TYPE, MISSING, AttributeClassifier
 
 NOT_CLOTHING, WRONG_ARTICLE, SEVERAL, OUT_OF_FRAME = "not clothing", "wrong article", "several", "out of frame"
@@ -38,11 +39,19 @@ _TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class Looks:
-    """What is seen in N pictures: the judge's features (N, F), its probabilities of types (N, types), shapes."""
+    """What is seen in N pictures.
+
+    Attributes:
+        features: (N, F), the judge's.
+        probabilities: (N, types), of articles.
+        shapes: of the silhouettes.
+        predictions: for each attribute (N,), the judge's answers.
+    """
 
     features: Tensor
     probabilities: Tensor
     shapes: Shapes
+    predictions: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def look_at(classifier: AttributeClassifier, pixels: Tensor) -> Looks:
@@ -51,10 +60,10 @@ def look_at(classifier: AttributeClassifier, pixels: Tensor) -> Looks:
     Args:
         pixels: (N, H, W, 3) uint8.
     """
-    features = observe(classifier, pixels).features
+    seen = observe(classifier, pixels)
     with torch.no_grad():
-        probabilities = classifier.logits(features)[ARTICLE_TYPE].softmax(dim=1)
-    return Looks(features, probabilities, measure_shapes(silhouettes(pixels)))
+        probabilities = classifier.logits(seen.features)[ARTICLE_TYPE].softmax(dim=1)
+    return Looks(seen.features, probabilities, shapes_of(pixels), seen.predictions)
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ class FailureLimits:
         known, num_types = wanted != MISSING, real.probabilities.shape[1]
         if min(int(known.sum()), len(articles)) < FEWEST_OF_A_TYPE:
             raise ToileError(f"limits of failures need at least {FEWEST_OF_A_TYPE} real pictures")
-        nearest = _nearest(real.features, real.features, leave_out_own=True)
+        nearest = neighbour_radii(real.features, (1,), real.features.double().mean(dim=0))[0]
         return FailureLimits(
             real.features,
             float(nearest.quantile(_EITHER_SHARE)),
@@ -118,16 +127,12 @@ def _of_type(probabilities: Tensor, wanted: Tensor) -> Tensor:
     return probabilities.gather(1, wanted.clamp(min=0)[:, None])[:, 0]
 
 
-def _nearest(features: Tensor, reference: Tensor, leave_out_own: bool = False) -> Tensor:
-    """(N,) Euclidean distance to the nearest of a reference, in blocks of bounded memory."""
-    nearest = []
-    for first in range(0, len(features), 512):
-        distances = torch.cdist(features[first : first + 512], reference)
-        if leave_out_own:
-            rows = torch.arange(len(distances))
-            distances[rows, first + rows] = torch.inf
-        nearest.append(distances.amin(dim=1))
-    return torch.cat(nearest)
+def _nearest(features: Tensor, reference: Tensor) -> Tensor:
+    """(N,) float32, Euclidean distance to the nearest of a reference, in blocks of bounded memory."""
+    centre = reference.double().mean(dim=0)
+    real = reference.double() - centre
+    blocks = row_blocks(len(features), len(reference))
+    return torch.cat([distances(features[rows].double() - centre, real).amin(dim=1).float() for rows in blocks])
 
 
 @dataclass(frozen=True)
@@ -137,26 +142,10 @@ class Failures:
     Attributes:
         flags: for each kind of failure (N,) bool; those whose wanted type is unknown are never of the wrong one.
         severities: for each kind (N,) float32, to show the worst first: above 1 is a failure.
-        num_wanted: pictures whose wanted type is known.
     """
 
     flags: Mapping[str, Tensor]
     severities: Mapping[str, Tensor]
-    num_wanted: int
-
-    @property
-    def shares(self) -> dict[str, Share]:
-        """How many of the pictures; the wrong article only among those whose wanted type is known."""
-        return {
-            kind: Share(int(flags.sum()), self.num_wanted if kind == WRONG_ARTICLE else len(flags))
-            for kind, flags in self.flags.items()
-            if kind != WRONG_ARTICLE or self.num_wanted
-        }
-
-    def worst(self, kind: str) -> Tensor:
-        """Positions of the pictures that failed in this way, the worst first; int64."""
-        order = self.severities[kind].argsort(descending=True, stable=True)
-        return order[self.flags[kind][order]]
 
 
 def count_failures(limits: FailureLimits, looks: Looks, wanted: Tensor) -> Failures:
@@ -177,4 +166,4 @@ def count_failures(limits: FailureLimits, looks: Looks, wanted: Tensor) -> Failu
         SEVERAL: looks.shapes.second_piece / limits.second[rows],
         OUT_OF_FRAME: looks.shapes.edge / limits.edge[rows],
     }
-    return Failures({kind: values > 1 for kind, values in severities.items()}, severities, int(known.sum()))
+    return Failures({kind: values > 1 for kind, values in severities.items()}, severities)

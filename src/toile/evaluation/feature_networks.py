@@ -170,15 +170,11 @@ def refuse_partial(network: FeatureNetwork, provenance: Provenance | None, held_
         held_out: of the data and split whose held-out pictures are looked at (`PictureSet.pixels_identity`).
 
     Raises:
-        ToileError: it, or a network it is made of, is among the networks or the judges of the provenance; or it learnt
-            from another split.
+        ToileError: it, or a network it is made of, is among the networks of the provenance; or it learnt from another
+            split.
     """
     if provenance is not None:
-        roles = [
-            role
-            for role, digest in [*provenance.networks.items(), *provenance.judges.items()]
-            if digest in network.made_of
-        ]
+        roles = [role for role, digest in provenance.networks.items() if digest in network.made_of]
         if roles:
             raise ToileError(
                 f"the judge {network.name} took part in training what it is to judge (as {', '.join(sorted(roles))}): "

@@ -132,7 +132,6 @@ def extrapolate_frechet(features: Tensor, reference: FeatureStatistics, seed: in
     pictures of the same model would have given differs by several times as much: take intervals from disjoint sets.
 
     The reference stays as it is: what its own number of pictures adds is in all scores against it, if not equally.
-    `extrapolate_frechet_of_both` takes that away too.
 
     Args:
         features: (N, F), at least 2 F of them, none of a picture that is in the reference.
@@ -158,39 +157,6 @@ def extrapolate_frechet(features: Tensor, reference: FeatureStatistics, seed: in
             overlap = torch.linalg.eigvalsh(root @ covariance @ root).clamp(min=0.0).sqrt().sum()
             gap = (statistics.mean - reference.mean).square().sum()
             distances.append(float(gap + covariance.trace() + variance - 2.0 * overlap))
-        means.append(math.fsum(distances) / len(distances))
-    return _follow_line(sizes, means)
-
-
-def extrapolate_frechet_of_both(a: Tensor, b: Tensor, seed: int = 0) -> ExtrapolatedFrechet:
-    """The Frechet distance of two sets that both were without end; the same both ways, 0 for identical sets.
-
-    As `extrapolate_frechet`, but both sets shrink by the same shares, so that the bias of both goes with 1 / N.
-
-    Args:
-        a, b: (N, F) and (M, F), at least 2 F pictures each.
-        seed: of the order in which pictures come into subsets, one order for sets of the same size.
-
-    Returns:
-        The sizes are those of the smaller set.
-
-    Raises:
-        ToileError: as `extrapolate_frechet`.
-    """
-    first, second = _for_line(a), _for_line(b)
-    _check_pair(FeatureStatistics.of(first), FeatureStatistics.of(second))
-    fewer = min(len(first), len(second))
-    sizes = _sizes(fewer, first.shape[1])
-    means = []
-    for size in sizes:
-        parts = [
-            _disjoint(_shuffled(features, seed), len(features) * size // fewer, fewer // size)
-            for features in (first, second)
-        ]
-        distances = [
-            frechet_distance(FeatureStatistics.of(of_a), FeatureStatistics.of(of_b))
-            for of_a, of_b in zip(*parts, strict=True)
-        ]
         means.append(math.fsum(distances) / len(distances))
     return _follow_line(sizes, means)
 

@@ -5,17 +5,12 @@ Shapes: N and M pictures, F features.
 
 from __future__ import annotations
 
-import statistics
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from toile.errors import ToileError
 from toile.evaluation.feature_sets import check_feature_sets
 
-NUM_SUBSETS, SUBSET_SIZE = 100, 1000
 _BLOCK = 2048
 
 
@@ -35,48 +30,6 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     check_feature_sets(a, b, fewest=2, measure="a kernel distance")
     between = _sum_between(a, b) / (len(a) * len(b))
     return _mean_within(a) + _mean_within(b) - 2.0 * between
-
-
-@dataclass(frozen=True)
-class SubsetKernelDistance:
-    """The kernel distances of random subsets, as they are commonly published.
-
-    Attributes:
-        mean: over the subsets.
-        spread: their standard deviation. Subsets share pictures, so it is no standard error of the mean.
-        values: one for each pair of subsets.
-    """
-
-    mean: float
-    spread: float
-    values: tuple[float, ...]
-
-
-def subset_kernel_distance(
-    a: Tensor, b: Tensor, num_subsets: int = NUM_SUBSETS, subset_size: int = SUBSET_SIZE, seed: int = 0
-) -> SubsetKernelDistance:
-    """The mean kernel distance of random subsets, which has the same expectation as that of the whole sets.
-
-    Args:
-        a, b: (N, F) and (M, F).
-        num_subsets: at least 2.
-        subset_size: pictures of each side, drawn without replacement; at least 2, at most N and M.
-        seed: of the draws.
-
-    Raises:
-        ToileError: as `kernel_distance`, or numbers out of range.
-    """
-    check_feature_sets(a, b, fewest=2, measure="a kernel distance")
-    if num_subsets < 2 or not 2 <= subset_size <= min(len(a), len(b)):
-        raise ToileError(
-            f"{num_subsets} subsets of {subset_size} pictures: give at least 2, of 2 to {min(len(a), len(b))} pictures"
-        )
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(num_subsets):
-        drawn = [each[torch.from_numpy(rng.permutation(len(each))[:subset_size])] for each in (a, b)]
-        values.append(kernel_distance(*drawn))
-    return SubsetKernelDistance(statistics.fmean(values), statistics.stdev(values), tuple(values))
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from toile.errors import ToileError
+from toile.evaluation.logistic_regression import fit_logistic
 from toile.evaluation.silhouette import silhouettes
 from toile.models.classifier import MISSING
 
@@ -154,19 +154,7 @@ class ColourTable:
             raise ToileError(f"{len(pixels)} pictures and {int(known.sum())} known colours: give pictures with labels")
         palette = Palette.of(pixels, num_colours, seed)
         shares, labels = colour_shares(pixels[known], palette).sqrt(), targets[known]
-        weights = torch.zeros(num_colours, num_labels, requires_grad=True)
-        bias = torch.zeros(num_labels, requires_grad=True)
-        optimizer = torch.optim.LBFGS([weights, bias], max_iter=60, line_search_fn="strong_wolfe")
-
-        def loss() -> Tensor:
-            optimizer.zero_grad()
-            value = F.cross_entropy(shares @ weights + bias, labels) + _RIDGE * weights.square().sum()
-            value.backward()
-            return value
-
-        with torch.enable_grad():
-            optimizer.step(loss)
-        return ColourTable(palette, weights.detach(), bias.detach())
+        return ColourTable(palette, *fit_logistic(shares, labels, num_labels, _RIDGE))
 
     def predict(self, pixels: Tensor) -> Tensor:
         """The most probable label of each picture, (N,) int64.

@@ -15,16 +15,17 @@ FAILURES: Mapping[str, tuple[str, str]] = {
 }
 _OF_NETWORKS = (
     (
-        "frechet",
-        "Frechet distance",
-        "How far the pictures as a whole are from real ones, each set seen as one cloud of features.",
+        "frechet_infinity",
+        "Frechet distance without end",
+        "How far the pictures as a whole are from real ones, each set one cloud of features; what few pictures "
+        "add to it is taken away.",
         REALISM,
         LOWER,
     ),
     (
-        "frechet_infinity",
-        "Frechet distance without end",
-        "The same for a number of pictures without end: what few pictures add to it is taken away.",
+        "frechet",
+        "Frechet distance",
+        "The same as it is for this number of pictures; makers of little variety suffer less from few.",
         REALISM,
         LOWER,
     ),
@@ -53,7 +54,7 @@ _OF_NETWORKS = (
     ("coverage", "coverage", "Real pictures with at least one of these close by.", VARIETY, HIGHER),
     ("recall", "recall", "Real pictures that lie among these: is all that is real made?", VARIETY, HIGHER),
 )
-_FAILURES_OF_WORDS = {WRONG_ARTICLE, SEVERAL}  # they depend on the article that was asked for
+FAILURES_OF_WORDS = frozenset({WRONG_ARTICLE, SEVERAL})  # they depend on the article that was asked for
 _SHARES = {"precision", "recall", "coverage"}
 _JUDGED: Mapping[str, tuple[str, str]] = {
     "article_type": ("article", "The judge names the article that was asked for."),
@@ -83,7 +84,7 @@ def all_measures(networks: Sequence[str]) -> dict[str, Measure]:
     for key, (title, meaning) in _JUDGED.items():
         found.append(Measure(key, title, meaning, FAITHFULNESS, HIGHER, True))
     for key, (title, meaning) in FAILURES.items():
-        group = FAITHFULNESS if key in _FAILURES_OF_WORDS else REALISM
+        group = FAITHFULNESS if key in FAILURES_OF_WORDS else REALISM
         found.append(Measure(key, title, meaning, group, LOWER, True))
     found += [
         Measure(

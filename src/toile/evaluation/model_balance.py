@@ -33,13 +33,20 @@ from toile.evaluation.balance import (
 )
 from toile.evaluation.features import observe
 from toile.evaluation.quality import divide_held_out
-from toile.models.classifier import ARTICLE_TYPE, FIELDS, MISSING, AttributeClassifier, AttributeLabels
+from toile.models.classifier import (
+    ARTICLE_TYPE,
+    BASE_COLOUR,
+    FIELDS,
+    MISSING,
+    AttributeClassifier,
+    AttributeLabels,
+)
 from toile.training.draws import seed_of
 from toile.training.pictures import PictureSet
 
-COLOUR, GENDER, USAGE = "base_colour", "gender", "usage"
-MOST_LABELS = {GENDER: 5, ARTICLE_TYPE: 15, COLOUR: 12, USAGE: 8}
-UNASKED = (GENDER, COLOUR)
+GENDER, USAGE = "gender", "usage"
+MOST_LABELS = {GENDER: 5, ARTICLE_TYPE: 15, BASE_COLOUR: 12, USAGE: 8}
+UNASKED = (GENDER, BASE_COLOUR)
 NUM_NEUTRAL = 8
 
 

@@ -16,15 +16,16 @@ from toile.errors import ToileError
 from toile.evaluation.attributes import Share
 from toile.evaluation.balance import BalanceGap
 from toile.evaluation.model_balance import AttributeBalance, ModelBalance, UnaskedBalance
-from toile.evaluation.scores import GROUPS, Measure
+from toile.evaluation.scores import EVALUATION_FORMAT, GROUPS, ORIGINALITY, Measure
+from toile.models.classifier import BASE_COLOUR
 from toile.schema import build_config
 from toile.weights.files import read_json
 from toile.weights.provenance import Provenance
 
 MARK = "<!-- written by toile card -->"
-EVALUATION_FORMAT = "toile-evaluation/1"
 _LEAST_SHOWN = 0.03
 _LONGEST = 400
+_AUDITS = ("Copies:", "No sign of copies:")  # how `CopyAudit.sentence` begins
 # Data sets by their names in recipes: what they are called, and their publishers' licence.
 _LICENCES = {
     "products": ("Fashion Product Images (Small), Kaggle, paramagarwal", "MIT, as its publisher says"),
@@ -67,6 +68,7 @@ class ModelScores:
         measures: by key.
         minutes: that the evaluation took.
         notes: of all these.
+        audits: name, and what the audit for copies found, of each way the model was used.
     """
 
     entries: tuple[tuple[str, str, Mapping[str, Any]], ...]
@@ -74,6 +76,7 @@ class ModelScores:
     measures: Mapping[str, Measure]
     minutes: float
     notes: tuple[str, ...]
+    audits: tuple[tuple[str, str], ...]
 
 
 def read_scores(path: Path, model_hash: str) -> ModelScores:
@@ -84,20 +87,28 @@ def read_scores(path: Path, model_hash: str) -> ModelScores:
         model_hash: of the model's content.
 
     Raises:
-        ToileError: no such file, another format, damaged, or no scores of this model in it.
+        ToileError: no such file, another format, damaged, or no scores of this model without a LoRA in it.
     """
     facts = read_json(path)
     if facts.get("format") != EVALUATION_FORMAT:
         raise ToileError(f"{path} is no evaluation of the format {EVALUATION_FORMAT}; toile evaluate writes it")
     try:
         measures = {key: build_config(Measure, each, f"{path}: measures") for key, each in facts["measures"].items()}
-        mine = [entry for entry in facts["entries"] if entry["facts"].get("hash") == model_hash]
+        # A LoRA's entry has the hash of its base, but what it makes is not the base's.
+        mine = [
+            entry
+            for entry in facts["entries"]
+            if entry["facts"].get("hash") == model_hash and not entry["settings"].get("loras")
+        ]
+        notes = [("", str(note)) for note in facts["notes"]]
+        notes += [(str(entry["name"]), str(note)) for entry in mine for note in entry["notes"]]
         scores = ModelScores(
             entries=tuple(_entry(entry) for entry in mine),
             controls=tuple(_entry(entry) for entry in facts["controls"]),
             measures=measures,
             minutes=float(facts["minutes"]),
-            notes=tuple(str(note) for holder in (facts, *mine) for note in holder["notes"]),
+            notes=tuple(note for _, note in notes if not note.startswith(_AUDITS)),
+            audits=tuple((name, note) for name, note in notes if note.startswith(_AUDITS)),
         )
         names = ", ".join(str(entry["name"]) for entry in facts["entries"])
     except ToileError:
@@ -106,7 +117,7 @@ def read_scores(path: Path, model_hash: str) -> ModelScores:
         raise ToileError(f"{path} is damaged: {type(error).__name__} at {str(error)[:80]!r}; evaluate again") from error
     if not scores.entries:
         raise ToileError(
-            f"{path} has no scores of these weights, but of {plain(names)}; run toile evaluate on the model"
+            f"{path} has no scores of these weights alone, but of {plain(names)}; run toile evaluate on the model"
         )
     return scores
 
@@ -204,9 +215,6 @@ def _training(subject: CardSubject) -> Iterator[str]:
         yield f"- toile {plain(known.toile)}, task {task}, {known.steps:,} steps{seen}"
         yield f"- pictures: {_code(known.pictures)}; held out: {_code(known.held_out)}"
         yield from (f"- network that took part, {plain(role)}: {_code(sha)}" for role, sha in known.networks.items())
-        yield from (
-            f"- judge that chose among trainings, {plain(role)}: {_code(sha)}" for role, sha in known.judges.items()
-        )
         yield "- the full recipe is in provenance.json beside the weights\n"
     written = [section_of(subject.readme, title) for title in ("Data", "Recipe and compute")]
     if any(written):
@@ -291,7 +299,7 @@ def _leading(shares: Mapping[str, float]) -> str:
 
 
 def _spoken(attribute: str) -> str:
-    return {"base_colour": "colour"}.get(attribute, attribute.replace("_", " "))
+    return {BASE_COLOUR: "colour"}.get(attribute, attribute.replace("_", " "))
 
 
 def _share(share: Share) -> str:
@@ -304,7 +312,10 @@ def _originality(scores: ModelScores | None, model: str) -> Iterator[str]:
     if scores is None:
         yield f"Not measured. {_code(f'toile evaluate {model}')} does.\n"
         return
-    yield from _score_table(scores, "originality")
+    yield from _score_table(scores, ORIGINALITY)
+    if scores.audits:
+        yield from (f"- {plain(name)}: {plain(audit)}" for name, audit in scores.audits)
+        yield ""
 
 
 def _scores(scores: ModelScores | None, model: str) -> Iterator[str]:
@@ -316,7 +327,7 @@ def _scores(scores: ModelScores | None, model: str) -> Iterator[str]:
     ids = ", ".join(_code(protocol) for protocol in dict.fromkeys(protocol for _, protocol, _ in scores.entries))
     yield f"Protocol {ids}; scores of other protocols cannot be compared. Brackets are 95 % intervals.\n"
     for group, question in GROUPS.items():
-        if group != "originality":
+        if group != ORIGINALITY:
             yield f"### {question}\n"
             yield from _score_table(scores, group)
     yield from (f"- {plain(note)}" for note in scores.notes)

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from toile import __version__
 from toile.data.images import pad_to, pixels_of
 from toile.errors import ToileError
 from toile.evaluation.contestants import Contestant
+from toile.weights.files import read_json, write_json_atomically
 
 _FLUSH_EVERY = 100
 
@@ -26,23 +28,18 @@ class PictureStore:
 
     Args:
         folder: of all stores.
-        name: of the file, without suffix.
-        key: everything that the pictures depend on; pictures of another key are made anew.
+        key: everything that the pictures depend on, plain values; it names the file.
         shape: (N, H, W).
     """
 
-    def __init__(self, folder: Path, name: str, key: Any, shape: tuple[int, int, int]) -> None:
+    def __init__(self, folder: Path, key: Any, shape: tuple[int, int, int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256(json.dumps([key, shape], sort_keys=True, default=str).encode()).hexdigest()
-        self._told = folder / f"{name}.json"
-        path, count = folder / f"{name}.npy", 0
-        if path.is_file() and self._told.is_file():
-            facts = json.loads(self._told.read_text(encoding="utf-8"))
-            count = facts["count"] if facts["key"] == digest else 0
-        self._key, self.count = digest, count
-        mode = "r+" if count else "w+"
-        self.pixels = np.lib.format.open_memmap(path, mode, dtype=np.uint8, shape=None if count else (*shape, 3))
-        self._tell()
+        named = json.dumps([__version__, key, shape], sort_keys=True, default=str)
+        name = hashlib.sha256(named.encode()).hexdigest()[:24]
+        path, self._told = folder / f"{name}.npy", folder / f"{name}.json"
+        self.count = int(read_json(self._told)["count"]) if path.is_file() and self._told.is_file() else 0
+        mode = "r+" if self.count else "w+"
+        self.pixels = np.lib.format.open_memmap(path, mode, dtype=np.uint8, shape=None if self.count else (*shape, 3))
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -59,7 +56,7 @@ class PictureStore:
         height, width = self.pixels.shape[1:3]
         for picture in pictures:
             if picture.shape[:2] != (height, width):
-                picture = pixels_of(pad_to(Image.fromarray(picture), width, height))
+                picture = pixels_of(pad_to(Image.fromarray(picture), width, height, enlarge=True))
             self.pixels[self.count] = picture
             self.count += 1
             if self.count % _FLUSH_EVERY == 0 or self.count == len(self):
@@ -70,25 +67,25 @@ class PictureStore:
             raise ToileError(f"{self.count} of {len(self)} pictures were made")
 
     def _tell(self) -> None:
-        self._told.write_text(json.dumps({"key": self._key, "count": self.count}), encoding="utf-8")
+        write_json_atomically(self._told, {"count": self.count})
 
 
 def make_pictures(
-    contestant: Contestant, prompts: Sequence[str], seed: int, folder: Path, name: str, size: tuple[int, int]
+    contestant: Contestant, prompts: Sequence[str], seed: int, folder: Path, size: tuple[int, int]
 ) -> Iterator[PictureStore | int]:
     """Makes the pictures of a contestant, or finds those that were made before.
 
     Args:
         prompts: N.
         seed: of the first picture.
-        folder, name: where they are kept.
+        folder: where they are kept.
         size: width and height at which they are judged.
 
     Yields:
         how many there are, and at last the store.
     """
-    key = [contestant.name, dict(contestant.settings), dict(contestant.facts), list(prompts), seed]
-    store = PictureStore(folder, name, key, (len(prompts), size[1], size[0]))
+    key = [dict(contestant.settings), dict(contestant.facts), list(prompts), seed]
+    store = PictureStore(folder, key, (len(prompts), size[1], size[0]))
     if store.count < len(store):
         yield from store.fill(contestant.make(prompts[store.count :], seed + store.count))
     yield store

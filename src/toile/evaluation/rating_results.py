@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from toile.evaluation.agreement import (
-    CONFIDENCE,
     alpha_interval,
     decisions_needed,
+    exact_interval,
     krippendorff_alpha,
     sign_test,
 )
-from toile.evaluation.attributes import Share
+from toile.evaluation.attributes import CONFIDENCE, Share
 from toile.evaluation.rating import QUESTIONS, AnswerSheet, RatingKey
 from toile.evaluation.rating_page import CHOICES
 
@@ -44,6 +44,11 @@ class Tally:
     def decided(self) -> Share | None:
         """Wins among those that are no ties; None if all are ties."""
         return Share(self.wins, self.wins + self.losses) if self.wins + self.losses else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The exact 95 % interval of that share, which leaves out 1/2 exactly when the sign test tells them apart."""
+        return exact_interval(self.wins, self.losses) if self.wins + self.losses else None
 
 
 @dataclass(frozen=True)
@@ -92,10 +97,10 @@ class QuestionResult:
     def sentence(self) -> str:
         """For people."""
         asked = QUESTIONS[self.question].lower().removesuffix("?")
-        share = self.pairs.decided
-        if share is None:
+        share, interval = self.pairs.decided, self.pairs.interval
+        if share is None or interval is None:
             return f"{asked}: all {self.pairs.total} pairs are ties"
-        low, high = share.interval
+        low, high = interval
         ahead, value = self.name_a, share.value
         if value < 0.5:
             ahead, value, low, high = self.name_b, 1 - value, 1 - high, 1 - low
@@ -219,7 +224,7 @@ def _question_facts(result: QuestionResult) -> dict[str, Any]:
     share = result.pairs.decided
     derived = {
         "share": None if share is None else share.value,
-        "share_interval": None if share is None else share.interval,
+        "share_interval": result.pairs.interval,
         "is_told": result.is_told,
         "pairs_needed": result.pairs_needed,
         "sentence": result.sentence,

@@ -83,11 +83,12 @@ class RealSide:
         return features
 
 
-def divide_real(pictures: PictureSet, seed: int = 0) -> RealSide:
+def divide_real(pictures: PictureSet, seed: int = 0, least_reference: int = 0) -> RealSide:
     """Divides the held-out pictures into prompts and reference, at random.
 
     Args:
         seed: of the division.
+        least_reference: pictures that the reference must have, as a network with so many features needs.
 
     Raises:
         ToileError: too few pictures are held out.
@@ -95,7 +96,7 @@ def divide_real(pictures: PictureSet, seed: int = 0) -> RealSide:
     positions = np.concatenate([pictures.validation, pictures.test])
     if len(positions) < 20:
         raise ToileError(f"{len(positions)} pictures are held out, which is too few to judge by; give more data")
-    num_prompts = round(SHARE_OF_PROMPTS * len(positions))
+    num_prompts = max(10, min(round(SHARE_OF_PROMPTS * len(positions)), len(positions) - least_reference))
     division = divide_held_out(positions, num_prompts, seed)
     return RealSide(pictures, division.prompts, division.reference, held_out(pictures, num_prompts, seed))
 

@@ -5,9 +5,11 @@ Shapes: N pictures of each maker, K disjoint sets of them.
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +19,8 @@ from torch import Tensor
 
 from toile.errors import ToileError
 from toile.evaluation.bench import Bench, Measured
+from toile.evaluation.clip_score import PUBLISHED_PREFIX
 from toile.evaluation.contestants import (
-    STAGE,
     Contestant,
     DiffusionContestant,
     FolderContestant,
@@ -28,6 +30,7 @@ from toile.evaluation.contestants import (
 from toile.evaluation.extra_suites import Extras, ExtraSuites
 from toile.evaluation.feature_networks import (
     ATTRIBUTES,
+    CLIP,
     WORDS,
     FeatureNetwork,
     find_judge,
@@ -37,9 +40,10 @@ from toile.evaluation.feature_networks import (
 from toile.evaluation.features import load_evaluator
 from toile.evaluation.measures import all_measures
 from toile.evaluation.page_pictures import CopyPair, CopyPairs, Pictures
+from toile.evaluation.picture_sets import PictureSets
 from toile.evaluation.picture_store import PictureStore, make_pictures
 from toile.evaluation.real_side import RealSide, alike_in_training, divide_real
-from toile.evaluation.scores import FAITHFULNESS, Entry, Evaluation, Protocol
+from toile.evaluation.scores import Entry, Evaluation, Protocol
 from toile.evaluation.suites import Prompt
 from toile.evaluation.verdict import compare_all
 from toile.model_files.clip_pair import load_clip_pair
@@ -63,7 +67,8 @@ class EvaluationRequest:
         folder: pictures are kept in its `pictures/`, so that what was made is not made again.
         num_pictures: N, of each maker; rounded down to a multiple of `num_sets`.
         num_sets: K, at least 2.
-        seed: of the first picture, and of everything that is drawn.
+        seed: of the first picture, and of everything that is drawn but the division of real pictures.
+        division_seed: of that into prompts and reference.
         networks: as `open_feature_network` takes them, the most trusted first; one of them names attributes.
         data: the real pictures.
         extras: also measure what needs pictures or trainings of its own: unseen pairs, swapped words, diversity, what
@@ -84,6 +89,7 @@ class EvaluationRequest:
     extras: bool = True
     device: str = "auto"
     dtype: str = "auto"
+    division_seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.specs:
@@ -117,51 +123,42 @@ def evaluate(request: EvaluationRequest) -> Generator[Progress, None, Result]:
     started = time.monotonic()
     yield Progress("reading the data and the judges", 0.0)
     networks = [open_feature_network(spec) for spec in request.networks]
-    pictures = PictureSet(request.data)
     contestants = [open_contestant(spec, request.device, request.dtype) for spec in request.specs]
     with_own_names(contestants)
+    removed = _removed_for_all(contestants)
+    pictures = PictureSet(replace(request.data, unseen=removed))
     for network in networks:
         refuse_partial(network, None, pictures.pixels_identity)
         for contestant in contestants:
-            refuse_partial(network, contestant.provenance)
-    real = divide_real(pictures, request.seed)
+            for provenance in contestant.provenances:
+                refuse_partial(network, provenance)
+    real = divide_real(pictures, request.division_seed, max(network.feature_dim for network in networks))
     bench = _bench(real, networks, request)
     prompts, suite = _prompts(real, contestants, request)
-    bench.check_number(len(prompts))
-    protocol = Protocol(
-        pictures.pixels_identity,
-        suite,
-        len(prompts),
-        request.num_sets,
-        len(real.reference),
-        request.seed,
-        request.seed,
-        f"{pictures.width}x{pictures.height}",
-        {network.name: (network.sha256, network.preparation) for network in networks},
-    )
-    extra = ExtraSuites(bench, request.seed) if request.extras else None
+    bench.prepare(PictureSets(prompts, request.num_sets, request.seed))
+    protocol = _protocol(bench, prompts, suite, request)
+    extra = ExtraSuites(bench, request.seed, removed) if request.extras else None
     entries: list[Entry] = []
     made: dict[str, PictureStore] = {}
     shown = _Shown(real)
     part = _MAKERS_SHARE / len(contestants)
     for number, contestant in enumerate(contestants):
-        judged = _judge(contestant, prompts, bench, extra, request, number)
+        judged = _judge(contestant, prompts, bench, extra, request)
         store, measured, extras = yield from _within(judged, part * number, part)
         made[contestant.name] = store
         entries.append(_entry(contestant, measured, extras, protocol, real))
         shown.take(contestant.name, store.pixels, measured, bench, extras)
-        shown.stages[contestant.name] = [(step, path.read_bytes()) for step, path in contestant.sheets]
+        shown.stages[contestant.name] = [(step, path.read_bytes()) for step, path in contestant.place.sheets]
     measures = all_measures([network.name for network in networks])
     controls: list[Entry] = []
-    for name, meaning, pixels, of_prompts in _controls(bench, prompts, contestants, made, request.seed):
+    for name, meaning, pixels, of_prompts in _controls(bench, prompts, contestants, request):
         yield Progress(f"judging {name}", _MAKERS_SHARE + (1 - _MAKERS_SHARE) * len(controls) / 4)
         measured = bench.measure(pixels, of_prompts)
         ceilings = extra.of_real_pictures(len(prompts)) if extra is not None and name == REAL_PICTURES else {}
         scores = {**measured.scores, **ceilings}
-        if name == SHUFFLED_PROMPTS:  # the pictures are those of a maker: only what depends on words is new
-            scores = {key: score for key, score in scores.items() if measures[key].group == FAITHFULNESS}
         controls.append(Entry(name, scores, protocol.id, True, meaning, notes=_audit_notes(measured)))
         shown.take(name, pixels.numpy(), measured, bench, Extras())
+    controls.append(_shuffled(bench, prompts, contestants[0].name, made, protocol))
     measured_keys = {key for entry in (*entries, *controls) for key in entry.scores}
     measures = {key: measure for key, measure in measures.items() if key in measured_keys}
     evaluation = Evaluation(
@@ -177,8 +174,18 @@ def evaluate(request: EvaluationRequest) -> Generator[Progress, None, Result]:
     return Result(evaluation, shown.pictures())
 
 
+def _removed_for_all(contestants: Sequence[Contestant]) -> tuple[str, ...]:
+    """Pairs of colour and article that every model's training left out on purpose (`data.unseen`)."""
+    known = [provenance for contestant in contestants for provenance in contestant.provenances]
+    left_out = [set(provenance.recipe.get("data", {}).get("unseen", ())) for provenance in known]
+    trained = [contestant for contestant in contestants if not isinstance(contestant, FolderContestant)]
+    if not left_out or any(not contestant.provenances for contestant in trained):
+        return ()
+    return tuple(sorted(set.intersection(*left_out)))
+
+
 def _bench(real: RealSide, networks: Sequence[FeatureNetwork], request: EvaluationRequest) -> Bench:
-    """Judges of attributes and words are those among the networks."""
+    """The judge of attributes is the one among the networks; that of words too, or a published CLIP if it is there."""
 
     def folder_of(kind: str) -> Path | None:
         for spec in request.networks:
@@ -187,12 +194,30 @@ def _bench(real: RealSide, networks: Sequence[FeatureNetwork], request: Evaluati
                 return Path(place) if place else find_judge(kind)
         return None
 
-    attributes, words = folder_of(ATTRIBUTES), folder_of(WORDS)
+    attributes, clip, words = folder_of(ATTRIBUTES), folder_of(CLIP), folder_of(WORDS)
     if attributes is None:
         raise ToileError(f"--networks must have one that names attributes: {ATTRIBUTES}, or {ATTRIBUTES}=FOLDER")
     judge = load_evaluator(attributes, real.pictures.pixels_identity)
-    pair = None if words is None else load_clip_pair(words)
-    return Bench(real, networks, judge, pair, request.num_sets, request.seed)
+    place, prefix = (words, "") if clip is None else (clip, PUBLISHED_PREFIX)
+    pair = None if place is None else load_clip_pair(place)
+    return Bench(real, networks, judge, pair, request.num_sets, request.seed, prefix)
+
+
+def _protocol(bench: Bench, prompts: Sequence[Prompt], suite: str, request: EvaluationRequest) -> Protocol:
+    lines = "".join(f"{prompt.position} {prompt.text}\n" for prompt in prompts)
+    pictures = bench.real.pictures
+    return Protocol(
+        pictures.pixels_identity,
+        suite,
+        hashlib.sha256(lines.encode()).hexdigest(),
+        len(prompts),
+        request.num_sets,
+        len(bench.real.reference),
+        request.division_seed,
+        request.seed,
+        f"{pictures.width}x{pictures.height}",
+        {network.name: (network.sha256, network.preparation) for network in bench.networks},
+    )
 
 
 def _prompts(
@@ -203,7 +228,9 @@ def _prompts(
     whole = request.num_pictures - request.num_pictures % request.num_sets
     if not folders:
         return real.prompts_for(whole), real.suite.name
-    known = {prompt.text: prompt for prompt in real.suite.prompts}
+    known: dict[str, list[Prompt]] = {}
+    for prompt in real.suite.prompts:
+        known.setdefault(prompt.text, []).append(prompt)
     fewest = min(len(folder.paths) for folder in folders)
     texts = folders[0].prompts[: min(whole, fewest - fewest % request.num_sets)]
     if len(contestants) > len(folders) and not all(texts):
@@ -213,7 +240,13 @@ def _prompts(
             raise ToileError(f"{folders[0].name} and {folder.name} have pictures of different prompts: not comparable")
     if not texts:
         raise ToileError(f"{folders[0].name}: {fewest} pictures are too few")
-    return tuple(known.get(text, Prompt(text)) for text in texts), f"prompts of {folders[0].name}"
+    counts = Counter[str]()
+    prompts = []
+    for text in texts:  # of several real pictures of one caption each is taken in turn
+        of_text = known.get(text, [Prompt(text)])
+        prompts.append(of_text[counts[text] % len(of_text)])
+        counts[text] += 1
+    return tuple(prompts), f"prompts of {folders[0].name}"
 
 
 def _within(work: Generator[Progress, None, _T], first: float, part: float) -> Generator[Progress, None, _T]:
@@ -233,24 +266,23 @@ def _judge(
     bench: Bench,
     extra: ExtraSuites | None,
     request: EvaluationRequest,
-    number: int,
 ) -> Generator[Progress, None, tuple[PictureStore, Measured, Extras]]:
     """Makes all pictures of a maker and looks at them."""
     parts = {"": ([prompt.text for prompt in prompts], request.seed)}
     if extra is not None and not isinstance(contestant, FolderContestant):
-        parts |= {f"-{name}": part for name, part in extra.wanted.items()}
+        parts |= extra.wanted
     size = (bench.real.pictures.width, bench.real.pictures.height)
     stores: dict[str, PictureStore] = {}
     done, total = 0, sum(len(texts) for texts, _ in parts.values())
     for name, (texts, seed) in parts.items():
-        for made in make_pictures(contestant, texts, seed, request.folder / "pictures", f"{number:02}{name}", size):
+        for made in make_pictures(contestant, texts, seed, request.folder / "pictures", size):
             if isinstance(made, PictureStore):
                 stores[name] = made
             else:
                 yield Progress(f"making pictures of {contestant.name}", _MAKING_SHARE * (done + made) / total)
         done += len(texts)
     yield Progress(f"judging {contestant.name}", _MAKING_SHARE)
-    pixels = {name.removeprefix("-"): torch.from_numpy(store.pixels) for name, store in stores.items()}
+    pixels = {name: torch.from_numpy(store.pixels) for name, store in stores.items()}
     measured, extras = bench.measure(pixels[""], prompts), Extras()
     if len(pixels) > 1 and extra is not None:
         extras = extra.measure(pixels)
@@ -261,16 +293,15 @@ def _judge(
 
 def _entry(contestant: Contestant, measured: Measured, extras: Extras, protocol: Protocol, real: RealSide) -> Entry:
     settings = dict(contestant.settings)
-    known = contestant.provenance
     facts = {**contestant.facts, **extras.facts}
-    if contestant.step is not None:
-        facts["run"] = contestant.name.rpartition(f" {STAGE}")[0]  # the stages of one run make one curve
+    if contestant.place.step is not None:
+        facts["run"] = contestant.place.run  # the stages of one run make one curve
     notes = list(_audit_notes(measured))
-    if known is not None:
+    for known in contestant.provenances:
         facts |= {"pictures": known.pictures, "steps": known.steps, "toile": known.toile}
         if known.held_out != real.pictures.pixels_identity:
             notes.append("It learnt from other data or another split, so it may have seen the reference pictures.")
-    elif not isinstance(contestant, FolderContestant):
+    if not contestant.provenances:
         notes.append("Nothing says what it learnt from, so it may have seen the reference pictures.")
     return Entry(
         contestant.name,
@@ -279,7 +310,7 @@ def _entry(contestant: Contestant, measured: Measured, extras: Extras, protocol:
         settings=settings,
         facts=facts,
         worst=measured.worst,
-        step=contestant.step,
+        step=contestant.place.step,
         notes=tuple(notes),
     )
 
@@ -289,29 +320,36 @@ def _audit_notes(measured: Measured) -> tuple[str, ...]:
 
 
 def _controls(
-    bench: Bench,
-    prompts: Sequence[Prompt],
-    contestants: Sequence[Contestant],
-    made: Mapping[str, PictureStore],
-    seed: int,
+    bench: Bench, prompts: Sequence[Prompt], contestants: Sequence[Contestant], request: EvaluationRequest
 ) -> Generator[tuple[str, str, Tensor, Sequence[Prompt]], None, None]:
-    """Floors and ceilings: name, meaning, pixels, and the prompts they are held to."""
+    """Floors and ceilings: name, meaning, pixels, and the prompts they are held to; no real picture comes twice."""
     real = bench.real
-    if all(prompt.position is not None for prompt in prompts):
-        own = real.pixels(np.array([prompt.position for prompt in prompts], dtype=np.int64))
-        yield REAL_PICTURES, "Held-out pictures of the same prompts: what the best maker could reach.", own, prompts
-        model = next((each for each in contestants if isinstance(each, DiffusionContestant)), None)
-        if model is not None:
-            rebuilt = torch.cat([model.reconstruct(part) for part in own.split(_TOGETHER)])
-            meaning = f"The same pictures through the autoencoder of {model.name}: what it loses before it starts."
-            yield "reconstructions", meaning, rebuilt, prompts
-    alike = real.pixels(alike_in_training(real, [prompt.fields for prompt in prompts], seed))
+    described = prompts
+    if any(prompt.position is None for prompt in prompts):  # prompts of people: those of the suite stand in
+        described = real.prompts_for(len(prompts))
+    own = {prompt.position: prompt for prompt in described if prompt.position is not None}
+    of_own = tuple(own.values())
+    pixels = real.pixels(np.array(list(own), dtype=np.int64))
+    yield REAL_PICTURES, "Held-out pictures of held-out captions: what the best maker could reach.", pixels, of_own
+    size = (real.pictures.width, real.pictures.height)
+    model = next((each for each in contestants if isinstance(each, DiffusionContestant) and each.size == size), None)
+    if model is not None:
+        rebuilt = torch.cat([model.reconstruct(part) for part in pixels.split(_TOGETHER)])
+        meaning = f"The same pictures through the autoencoder of {model.name}: what it loses before it starts."
+        yield "reconstructions", meaning, rebuilt, of_own
+    alike = alike_in_training(real, [prompt.fields for prompt in of_own], request.seed)
     meaning = "Training pictures of the same article and colour: good in everything but originality."
-    yield "copies of training pictures", meaning, alike, prompts
-    first = contestants[0].name
-    order = np.random.default_rng(seed).permutation(len(prompts))
-    meaning = f"The pictures of {first} beside each other's prompts: what chance gives in faithfulness."
-    yield SHUFFLED_PROMPTS, meaning, torch.from_numpy(made[first].pixels), [prompts[place] for place in order]
+    yield "copies of training pictures", meaning, real.pixels(alike), of_own
+
+
+def _shuffled(
+    bench: Bench, prompts: Sequence[Prompt], name: str, made: Mapping[str, PictureStore], protocol: Protocol
+) -> Entry:
+    """A maker's pictures beside each other's prompts."""
+    order = np.random.default_rng(bench.seed).permutation(len(prompts))
+    scores = bench.faithfulness(torch.from_numpy(made[name].pixels), [prompts[place] for place in order])
+    meaning = f"The pictures of {name} beside each other's prompts: what chance gives."
+    return Entry(SHUFFLED_PROMPTS, scores, protocol.id, True, meaning)
 
 
 def _notes(entries: Sequence[Entry], measures: Mapping[str, Any]) -> tuple[str, ...]:

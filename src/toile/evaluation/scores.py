@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+EVALUATION_FORMAT = "toile-evaluation/1"
 LOWER, HIGHER = "lower", "higher"
 REALISM, FAITHFULNESS, VARIETY, ORIGINALITY = "realism", "faithfulness", "variety", "originality"
 GROUPS: Mapping[str, str] = {
@@ -57,7 +58,9 @@ class Score:
         low, high: its 95 % interval; NaN where there is none.
         n: pictures (or pairs, or prompts) it is of.
         sets: the values of the disjoint sets, each with prompts and seeds of its own; () for a mean over pictures.
-        each: (n,) float32, the values of the pictures, NaN where a picture has none; None for a value of sets.
+        each: (N,) float64, the values of the pictures, or their means by prompt where prompts come several times; NaN
+            where there is none. None for a value of sets.
+        is_share: values of pictures are 0 or 1.
     """
 
     value: float
@@ -66,6 +69,7 @@ class Score:
     n: int
     sets: tuple[float, ...] = ()
     each: np.ndarray | None = field(default=None, repr=False, compare=False)
+    is_share: bool = False
 
     def facts(self) -> dict[str, Any]:
         """Plain JSON values; NaN becomes None, and values of pictures are left out."""
@@ -81,17 +85,20 @@ class Protocol:
 
     Attributes:
         pictures: identity of the data and of what is held out.
-        suite: which prompts.
+        suite: which prompts, for people.
+        prompts: SHA-256 of their texts and of the pictures they are of.
         num_pictures, num_sets: how many are judged, in so many disjoint sets with seeds of their own.
         num_reference: real pictures that distances are measured to.
         division_seed: of the division of held-out pictures into prompts and reference.
         picture_seed: of the first picture; the next ones have the following numbers.
         size: width x height at which pictures are judged.
-        networks: for each feature network the SHA-256 of its weights and how it prepares pictures.
+        networks: for each feature network the SHA-256 of its weights and how it prepares pictures; copies and
+            variety are measured in the first.
     """
 
     pictures: str
     suite: str
+    prompts: str
     num_pictures: int
     num_sets: int
     num_reference: int
@@ -103,7 +110,7 @@ class Protocol:
     @property
     def id(self) -> str:
         """Eight hexadecimal digits; scores of different ids cannot be compared."""
-        return _digest(asdict(self))
+        return _digest({**asdict(self), "networks": list(self.networks.items())})
 
     def id_with(self, settings: Mapping[str, Any]) -> str:
         """The id, and four more digits for how one model was used (sampler, steps, guidance, precision)."""
@@ -207,7 +214,7 @@ class Evaluation:
     def facts(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
-            "format": "toile-evaluation/1",
+            "format": EVALUATION_FORMAT,
             "protocol": {"id": self.protocol.id, **asdict(self.protocol)},
             "measures": {key: asdict(measure) for key, measure in self.measures.items()},
             "entries": [_entry_facts(entry) for entry in self.entries],

@@ -102,8 +102,8 @@ def unseen_pairs(
         ToileError: a removed pair that was learnt, or that no record has; fewer pairs than asked for.
     """
     learnt = [pictures.records[position] for position in np.unique(pictures.train).tolist()]
-    known = {colour_and_article(record) for record in learnt}
-    all_pairs = {colour_and_article(record): record for record in pictures.records}
+    known = {colour_and_article(record.fields) for record in learnt}
+    all_pairs = {colour_and_article(record.fields): record for record in pictures.records}
     if wrong := sorted(pair for pair in removed if pair in known or pair not in all_pairs):
         raise ToileError(f"{wrong[0]!r}: learnt, or in no record; give the pairs that data.unseen left out of training")
     colours, articles = (

@@ -14,9 +14,9 @@ from statistics import NormalDist
 import numpy as np
 
 from toile.errors import ToileError
+from toile.evaluation.attributes import CONFIDENCE, wilson_interval
 from toile.evaluation.scores import LOWER, Entry, Measure, Score, Verdict
 
-CONFIDENCE = 0.95
 POWER = 0.8
 MOST_PICTURES = 1_000_000
 _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
@@ -54,29 +54,37 @@ def score_without_sets(whole: float, without: Sequence[float], n: int) -> Score:
     return Score(whole, whole - reach, whole + reach, n, tuple(map(float, values)))
 
 
-def score_of_pictures(each: np.ndarray) -> Score:
+def score_of_pictures(each: np.ndarray, is_share: bool = False, prompts: np.ndarray | None = None) -> Score:
     """The mean over pictures with its normal interval; a share's is Wilson's (1927), which holds near 0 and 1.
 
     Args:
         each: (N,) values, NaN where a picture has none.
+        is_share: they are 0 or 1.
+        prompts: (N,) int64, the number of each picture's prompt. Pictures of one prompt depend on each other, so where
+            prompts come several times the interval is that of the means by prompt.
     """
     each = np.asarray(each, dtype=np.float64)
+    n = int((~np.isnan(each)).sum())
+    if prompts is not None and len(np.unique(prompts)) < len(prompts):
+        each, is_share = means_by_prompt(each, prompts), False
     known = each[~np.isnan(each)]
     if not len(known):
-        return Score(math.nan, math.nan, math.nan, 0, each=each)
+        return Score(math.nan, math.nan, math.nan, 0, each=each, is_share=is_share)
     mean = float(known.mean())
-    if is_share(known):
-        from toile.evaluation.attributes import wilson_interval
-
+    if is_share:
         low, high = wilson_interval(int(known.sum()), len(known))
-        return Score(mean, low, high, len(known), each=each)
+        return Score(mean, low, high, n, each=each, is_share=True)
     reach = _Z * float(known.std(ddof=1)) / math.sqrt(len(known)) if len(known) > 1 else math.nan
-    return Score(mean, mean - reach, mean + reach, len(known), each=each)
+    return Score(mean, mean - reach, mean + reach, n, each=each)
 
 
-def is_share(values: np.ndarray) -> bool:
-    """Whether all values are 0 or 1."""
-    return bool(np.isin(values, (0.0, 1.0)).all())
+def means_by_prompt(each: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+    """(N,) values, NaN where there is none, and (N,) numbers of prompts -> the mean of each prompt, by its number."""
+    _, rows = np.unique(prompts, return_inverse=True)
+    known = ~np.isnan(each)
+    counts = np.bincount(rows, known)
+    sums = np.bincount(rows, np.where(known, each, 0.0))
+    return np.divide(sums, counts, out=np.full(len(counts), math.nan), where=counts > 0)
 
 
 def difference(a: Score, b: Score) -> tuple[float, float]:
@@ -93,7 +101,7 @@ def difference(a: Score, b: Score) -> tuple[float, float]:
         if len(gaps) < 2:
             return math.nan, math.nan
         mean = float(gaps.mean())
-        if is_share(np.abs(gaps)):
+        if a.is_share and b.is_share:
             num = len(gaps) + 2
             spread = (np.square(gaps).sum() + 1) / num - (gaps.sum() / num) ** 2
             return mean, _Z * math.sqrt(max(spread, 0.0) / num)
@@ -156,18 +164,6 @@ def compare_all(measures: Mapping[str, Measure], entries: Sequence[Entry]) -> tu
         if key in a.scores and key in b.scores
     )
     return tuple(verdict for verdict in verdicts if math.isfinite(verdict.low))
-
-
-def ranks(measure: Measure, entries: Sequence[Entry], verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """The place of each maker in a measure, 1 for the first; those not told from a better one share it.
-
-    A maker's place is one more than the number of makers that are told to be better.
-    """
-    beaten_by = {entry.name: 0 for entry in entries if measure.key in entry.scores}
-    for verdict in verdicts:
-        if verdict.measure == measure.key and verdict.is_told:
-            beaten_by[verdict.worse] += 1
-    return {name: 1 + count for name, count in beaten_by.items()}
 
 
 def _of_sets(values: np.ndarray) -> tuple[float, float]:

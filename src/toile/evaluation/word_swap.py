@@ -13,11 +13,8 @@ from torch import Tensor
 
 from toile.errors import ToileError
 from toile.evaluation.attributes import Share
-from toile.evaluation.diversity import bootstrap_interval
 from toile.evaluation.silhouette import overlap, silhouettes
-from toile.models.classifier import ARTICLE_TYPE, MISSING
-
-COLOUR = "base_colour"
+from toile.models.classifier import ARTICLE_TYPE, BASE_COLOUR, MISSING
 
 
 @dataclass(frozen=True)
@@ -40,19 +37,9 @@ class PairLikeness:
         return float(self.overlaps.mean())
 
     @property
-    def overlap_interval(self) -> tuple[float, float]:
-        """95 %, by a bootstrap over pairs."""
-        return bootstrap_interval(self.overlaps)
-
-    @property
     def outside_mean(self) -> float:
         """Mean over pairs."""
         return float(self.outside.mean())
-
-    @property
-    def outside_interval(self) -> tuple[float, float]:
-        """95 %, by a bootstrap over pairs."""
-        return bootstrap_interval(self.outside)
 
 
 @dataclass(frozen=True)
@@ -108,7 +95,7 @@ def measure_word_swap(
         raise ToileError("the judge knows both colours of no pair: give pairs of colours it was trained on")
 
     def share_of(judged: JudgedPictures, wanted: Tensor) -> Share:
-        return Share(int((judged.predictions[COLOUR] == wanted)[known].sum()), int(known.sum()))
+        return Share(int((judged.predictions[BASE_COLOUR] == wanted)[known].sum()), int(known.sum()))
 
     return WordSwap(
         share_of(first, first_colours),

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from toile.errors import ToileError
 from toile.nn.blocks import ResnetBlock
 
-ARTICLE_TYPE = "article_type"
+ARTICLE_TYPE, BASE_COLOUR = "article_type", "base_colour"
 # Each attribute with the field of a product record that holds its label.
 FIELDS: Mapping[str, str] = {
     ARTICLE_TYPE: "articleType",
-    "base_colour": "baseColour",
+    BASE_COLOUR: "baseColour",
     "gender": "gender",
     "usage": "usage",
     "pattern": "pattern",

@@ -229,7 +229,7 @@ def learnt_of(train: np.ndarray, records: Sequence[Record], config: DataConfig) 
     Raises:
         ToileError: an `unseen` pair that no record has, or nothing is left.
     """
-    pairs = [colour_and_article(record) for record in records]
+    pairs = [colour_and_article(record.fields) for record in records]
     if unknown := sorted(set(config.unseen) - set(pairs)):
         raise ToileError(f"data.unseen: no record is of {unknown[0]!r}; write colour and article type as the data does")
     kept = np.array([position for position in train if pairs[position] not in config.unseen], dtype=np.int64)
@@ -241,9 +241,9 @@ def learnt_of(train: np.ndarray, records: Sequence[Record], config: DataConfig) 
     return kept
 
 
-def colour_and_article(record: Record) -> str:
-    """Such as "Pink Ties"; "" where one of them is not known."""
-    colour, article = record.fields.get("baseColour"), record.fields.get("articleType")
+def colour_and_article(fields: Mapping[str, str]) -> str:
+    """Such as "Pink Ties", of a record's fields; "" where one of them is not known."""
+    colour, article = fields.get("baseColour"), fields.get("articleType")
     return f"{colour} {article}" if colour and article else ""
 
 

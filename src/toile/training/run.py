@@ -109,20 +109,12 @@ def run_recipe(
     with processes.first_before_others():  # which find what it has cached
         task = build_task(recipe, pictures)
     identity = {**facts, "pictures": pictures.identity, **task.identity}
-    stems_from = ancestry_of(weights_read(recipe))
+    networks = ancestry_of(weights_read(recipe))
     done = 0
 
     def export(folder: Path, steps: int) -> None:
         # First, so that there are never weights of which nothing is known.
-        Provenance(
-            __version__,
-            facts,
-            pictures.identity,
-            pictures.pixels_identity,
-            steps,
-            stems_from.networks,
-            stems_from.judges,
-        ).write(folder)
+        Provenance(__version__, facts, pictures.identity, pictures.pixels_identity, steps, networks).write(folder)
         task.export(folder)
 
     yield DataRecord(0, pictures.summary)

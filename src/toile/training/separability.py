@@ -39,13 +39,6 @@ class Separability:
     num_classes: int
 
     @property
-    def fisher_ratio(self) -> float:
-        """Variance between classes over variance within (Fisher 1936); infinite where all codes of a class are one."""
-        if self.between == 0:
-            return 0.0
-        return self.between / self.within if self.within > 0 else float("inf")
-
-    @property
     def share_between(self) -> float:
         """Variance between classes as a share of all, 0 to 1 (the correlation ratio)."""
         total = self.between + self.within

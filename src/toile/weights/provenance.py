@@ -31,7 +31,6 @@ class Provenance:
         held_out: identity of the data and its split alone; all who share it hold out the same pictures.
         steps: how many were done.
         networks: role -> SHA-256 of every file of weights that took part, and of those that took part in theirs.
-        judges: name -> SHA-256 of the judges that chose among trainings, or among those of the networks.
     """
 
     toile: str
@@ -40,12 +39,11 @@ class Provenance:
     held_out: str
     steps: int
     networks: Mapping[str, str] = field(default_factory=dict)
-    judges: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def took_part(self) -> frozenset[str]:
-        """SHA-256 of all networks and judges."""
-        return frozenset(self.networks.values()) | frozenset(self.judges.values())
+        """SHA-256 of all networks."""
+        return frozenset(self.networks.values())
 
     def write(self, folder: Path) -> None:
         """Writes provenance.json into a folder of weights, wholly or not at all.
@@ -91,32 +89,25 @@ def weights_sha256(place: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Ancestry:
-    """networks, judges: as in `Provenance`."""
-
-    networks: Mapping[str, str]
-    judges: Mapping[str, str]
-
-
-def ancestry_of(sources: Mapping[str, Path]) -> Ancestry:
+def ancestry_of(sources: Mapping[str, Path]) -> dict[str, str]:
     """Every network that weights stem from: those that were read, and those that took part in theirs.
 
     Args:
         sources: role -> a file of weights, a component folder, or a model folder, whose components are taken one by
             one. What took part in making the "clip" is listed as "clip: ROLE".
 
+    Returns:
+        role -> SHA-256, as `Provenance.networks`.
+
     Raises:
         ToileError: there are no weights, or a provenance.json is damaged.
     """
     networks: dict[str, str] = {}
-    judges: dict[str, str] = {}
     for role, place in sources.items():
         networks |= _hashes(role, place)
         if (known := read_provenance(place)) is not None:
             networks |= {f"{role}: {name}": digest for name, digest in known.networks.items()}
-            judges |= {f"{role}: {name}": digest for name, digest in known.judges.items()}
-    return Ancestry(networks, judges)
+    return networks
 
 
 def _hashes(role: str, place: Path) -> dict[str, str]:
