@@ -4,7 +4,8 @@
 
 A published search over LoRA ranks, rates and batch sizes chose its best run by the distance of three generated pictures
 to three real ones. Here the makers are known to differ, or known to be the same: how often does the smaller distance
-belong to the better one? The formula is not refused for three pictures here, as `toile evaluate` would.
+belong to the better one? The formula is not refused for three pictures here, as `toile evaluate` would. Pictures that
+`toile compare` made in the same folder (--out) are not made again.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ def main() -> None:
     arguments = parse_arguments()
     console = Console()
     pictures = PictureSet(DataConfig(64, 80))
-    real = divide_real(pictures, arguments.seed)
-    prompts = real.suite.prompts[: arguments.pool]
+    real = divide_real(pictures)
+    prompts = real.prompts_for(arguments.pool)
     rng = np.random.default_rng(arguments.seed)
     made: dict[str, Tensor] = {SAME_ARTICLE: real.pixels(real.reference[: arguments.pool])}
     for spec in arguments.makers:
         contestant = open_contestant(spec)
         texts = [prompt.text for prompt in prompts]
-        for step in make_pictures(contestant, texts, arguments.seed, arguments.out, (64, 80)):
+        for step in make_pictures(contestant, texts, arguments.seed, arguments.out / "pictures", (64, 80)):
             if isinstance(step, PictureStore):
                 made[contestant.name] = torch.from_numpy(np.array(step.pixels))
     own = real.pixels(real.own_positions(len(prompts)))
@@ -82,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("makers", nargs="+", help="as toile compare takes them")
     parser.add_argument("--pictures", type=int, default=3, help="of each draw")
     parser.add_argument("--repeats", type=int, default=100)
-    parser.add_argument("--pool", type=int, default=600, help="prompts that are drawn from")
+    parser.add_argument("--pool", type=int, default=1300, help="prompts that are drawn from, as toile compare -n")
     parser.add_argument("--networks", nargs="+", default=["attributes", "words"], help="as toile compare takes them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("three-pictures"))

@@ -65,9 +65,11 @@ def test_colours_are_named_far_better_than_by_the_commonest(pictures: PictureSet
 
 
 def test_there_are_pairs_that_nobody_photographed(pictures: PictureSet) -> None:
-    learnt = {colour_and_article(pictures.records[n]) for n in pictures.train.tolist()}
+    learnt = {colour_and_article(pictures.records[n].fields) for n in pictures.train.tolist()}
     suite = unseen_pairs(pictures, min_count=100)
-    assert len(suite.prompts) >= 5
+    assert suite is not None and len(suite.prompts) >= 5
+    assert not {"Deodorant", "Free Gifts", "Lipstick"} & {fields["articleType"] for fields in suite.fields}
     assert not learnt & {f"{fields['baseColour']} {fields['articleType']}" for fields in suite.fields}
     swaps = word_swaps(pictures, 50)
+    assert swaps is not None and len(swaps.groups) == 50
     assert len({prompt.fields["baseColour"] for prompt in swaps.prompts}) >= 8

@@ -27,6 +27,7 @@ def test_plain_pictures() -> None:
     assert has_grey_backdrop(torch.stack([*pictures, one_corner])).tolist() == [True, True, *[False] * 5]
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_the_list_of_the_recipe_is_what_it_finds(shared_data: Path) -> None:
     keys = (Path(__file__).parents[2] / "recipes" / "grey-backdrop.txt").read_text(encoding="utf-8").split()

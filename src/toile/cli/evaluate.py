@@ -162,4 +162,3 @@ def _run(request: EvaluationRequest, json_output: bool) -> int:
         console.print(line, markup=False, highlight=False)
     console.print(f"the page: {page}   the numbers: {request.folder / _FACTS}", markup=False, highlight=False)
     return 0
-

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toile.errors import ToileError
 from toile.evaluation.feature_sets import check_feature_sets
 
 _BLOCK = 2048

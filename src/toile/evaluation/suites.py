@@ -89,26 +89,32 @@ def unseen_pairs(
     seed: int = 0,
     removed: Sequence[str] = (),
     min_count: int = 200,
-) -> Suite:
+) -> Suite | None:
     """Colours and articles that are each well known, and of which no learnt picture shows both together.
 
+    Articles of which only boxes and bottles are photographed are left out, unless `removed` names them.
+
     Args:
-        num: so many pairs drawn at random; None: all of them. Those of `removed` always come first.
+        num: at most so many pairs, drawn at random; None: all of them. Those of `removed` always come first.
         seed: of the draw.
         removed: pairs that were taken out of training on purpose (`DataConfig.unseen`), such as "Pink Ties".
         min_count: learnt pictures that a colour, and an article, must have at least.
 
+    Returns:
+        None if there is no such pair: data without colours, or all of whose frequent pairs were learnt.
+
     Raises:
-        ToileError: a removed pair that was learnt, or that no record has; fewer pairs than asked for.
+        ToileError: a removed pair that was learnt, or that no record has.
     """
     learnt = [pictures.records[position] for position in np.unique(pictures.train).tolist()]
     known = {colour_and_article(record.fields) for record in learnt}
     all_pairs = {colour_and_article(record.fields): record for record in pictures.records}
     if wrong := sorted(pair for pair in removed if pair in known or pair not in all_pairs):
         raise ToileError(f"{wrong[0]!r}: learnt, or in no record; give the pairs that data.unseen left out of training")
+    coloured = [record.fields for record in learnt if _has_colour_of_its_own(record)]
     colours, articles = (
         sorted(value for value, count in counts.items() if value and count >= min_count)
-        for counts in (Counter(record.fields.get(name, "") for record in learnt) for name in (_COLOUR, _ARTICLE))
+        for counts in (Counter(fields.get(name, "") for fields in coloured) for name in (_COLOUR, _ARTICLE))
     )
     first = [(all_pairs[pair].fields[_COLOUR], all_pairs[pair].fields[_ARTICLE]) for pair in removed]
     others = [
@@ -119,8 +125,8 @@ def unseen_pairs(
     ]
     order = np.random.default_rng(seed).permutation(len(others)).tolist()
     pairs = [*first, *(others[place] for place in order)][:num]
-    if not pairs or (num is not None and len(pairs) < num):
-        raise ToileError(f"{len(pairs)} pairs of frequent colours and articles were not learnt, {num or 1} asked for")
+    if not pairs:
+        return None
     writer = CaptionWriter()
     prompts = [
         Prompt(writer.full(Record("", {_COLOUR: colour, _ARTICLE: article})), {_COLOUR: colour, _ARTICLE: article})
@@ -171,16 +177,17 @@ _REPORTS = (
 )
 
 
-def word_swaps(pictures: PictureSet, num: int, seed: int = 0, colours: Sequence[str] = SWAP_COLOURS) -> Suite:
+def word_swaps(pictures: PictureSet, num: int, seed: int = 0, colours: Sequence[str] = SWAP_COLOURS) -> Suite | None:
     """Pairs of captions that differ in the word of the colour only: a held-out picture's, and one for another colour.
 
     Args:
-        num: pairs; the suite has twice as many prompts, each pair together.
+        num: at most so many pairs; the suite has twice as many prompts, each pair together.
         seed: of the draw.
         colours: those that are swapped, each for every other with equal chance.
 
-    Raises:
-        ToileError: fewer held-out pictures are of these colours.
+    Returns:
+        None if no held-out picture can have its colour's word swapped: data without colours, or with
+            captions of its own.
     """
     writer, rng = CaptionWriter(), np.random.default_rng(seed)
     prompts: list[Prompt] = []
@@ -189,7 +196,7 @@ def word_swaps(pictures: PictureSet, num: int, seed: int = 0, colours: Sequence[
             break
         record = pictures.records[position]
         colour = record.fields.get(_COLOUR, "")
-        if colour not in colours or record.captions or record.fields.get("masterCategory") in _WITHOUT_COLOURS:
+        if colour not in colours or record.captions or not _has_colour_of_its_own(record):
             continue
         other = colours[(colours.index(colour) + int(rng.integers(1, len(colours)))) % len(colours)]
         swapped = replace(record, fields={**record.fields, _COLOUR: other})
@@ -197,9 +204,13 @@ def word_swaps(pictures: PictureSet, num: int, seed: int = 0, colours: Sequence[
         if _differ_in_one_word(*texts):
             prompts.append(Prompt(texts[0], dict(record.fields), position))
             prompts.append(Prompt(texts[1], dict(swapped.fields)))
-    if len(prompts) < 2 * num:
-        raise ToileError(f"{len(prompts) // 2} held-out pictures can have their colour's word swapped, {num} asked for")
+    if not prompts:
+        return None
     return Suite("word swaps", "whether a changed word of colour changes the colour, and that alone", tuple(prompts), 2)
+
+
+def _has_colour_of_its_own(record: Record) -> bool:
+    return record.fields.get("masterCategory") not in _WITHOUT_COLOURS
 
 
 def _differ_in_one_word(first: str, second: str) -> bool:

@@ -31,9 +31,7 @@ class PixelSpaceConfig:
 
     def __post_init__(self) -> None:
         if self.latent_channels < 1 or 3 * self.downsampling**2 != self.latent_channels:
-            raise ToileError(
-                f"latent_channels {self.latent_channels}: pixels make 3, 12, 27, 48 ... channels"
-            )
+            raise ToileError(f"latent_channels {self.latent_channels}: pixels make 3, 12, 27, 48 ... channels")
 
     @property
     def downsampling(self) -> int:

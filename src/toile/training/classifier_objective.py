@@ -14,6 +14,7 @@ from toile.data.records import Record
 from toile.errors import ToileError
 from toile.models.classifier import (
     ARTICLE_TYPE,
+    BASE_COLOUR,
     FIELDS,
     MISSING,
     AttributeClassifier,
@@ -42,7 +43,7 @@ class ClassifierObjectiveConfig:
 
     num_article_types: int = 40
     min_label_count: int = 20
-    attributes: tuple[str, ...] = (ARTICLE_TYPE, "base_colour", "gender", "usage")
+    attributes: tuple[str, ...] = (ARTICLE_TYPE, BASE_COLOUR, "gender", "usage")
     max_shift: int = 3
     compile: bool = False
 
