@@ -35,7 +35,7 @@ MEASURES = {
         Measure("colour", "Colour", "Share whose colour is the one asked for.", FAITHFULNESS, HIGHER, True),
         Measure("recall[shape]", "Recall", "Share of real pictures that it reaches.", VARIETY, HIGHER, True),
         Measure("diversity", "Diversity of a prompt", "Distance between a prompt's pictures.", VARIETY, HIGHER),
-        Measure("copies", "Copies", "Share nearer to training pictures than real ones.", ORIGINALITY, LOWER, True),
+        Measure("copies", "Copies", "Share nearer to training than real ones.", ORIGINALITY, LOWER, True, False),
     )
 }
 NAMES = (

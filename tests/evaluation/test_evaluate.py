@@ -266,8 +266,9 @@ def test_the_command_writes_a_page_and_numbers(
         "page": str(out / "index.html")
     }
     scores = facts["entries"][0]["scores"]
-    assert {"unseen_pairs", "swap_follows", "swap_keeps", "diversity", "vendi", "classifier_accuracy"} <= set(scores)
-    assert scores["unseen_pairs"]["n"] == 1  # the green tie
+    assert {"unseen_colour", "unseen_article", "swap_follows", "swap_keeps"} <= set(scores)
+    assert {"diversity", "vendi", "classifier_accuracy"} <= set(scores)
+    assert scores["unseen_colour"]["n"] == 1  # the green tie
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "one" in page and facts["protocol"]["id"] in page
     # A classifier that learnt from real pictures names real ones; one that learnt from noise does not.

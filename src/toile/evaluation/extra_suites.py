@@ -90,8 +90,11 @@ class ExtraSuites:
         """
         extras = Extras()
         if self._unseen is not None:
-            prompts = self._unseen.prompts[:NUM_UNSEEN]
-            extras.scores["unseen_pairs"] = score_of_pictures(self._all_right(pixels["unseen"], prompts), True)
+            found = observe(self.bench.judge, pixels["unseen"]).predictions
+            fields = [prompt.fields for prompt in self._unseen.prompts[:NUM_UNSEEN]]
+            wanted = wanted_labels(self.bench.judge.config.labels, fields)
+            for key, attribute in (("unseen_colour", BASE_COLOUR), ("unseen_article", ARTICLE_TYPE)):
+                extras.scores[key] = score_of_pictures(hits(found[attribute], wanted[attribute]), True)
         if self._reports is not None:
             prompts = tuple(prompt for prompt in self._reports.prompts for _ in range(NUM_OF_REPORTS))
             numbers = np.arange(len(prompts)) // NUM_OF_REPORTS

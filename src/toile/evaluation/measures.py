@@ -103,9 +103,17 @@ def all_measures(networks: Sequence[str]) -> dict[str, Measure]:
             True,
         ),
         Measure(
-            "unseen_pairs",
-            "colours never seen on an article",
-            "Article and colour are both right where no learnt picture shows the two together.",
+            "unseen_colour",
+            "colour never seen on its article",
+            "The judge names the colour, which no learnt picture shows on that article; nor did the judge learn one.",
+            FAITHFULNESS,
+            HIGHER,
+            True,
+        ),
+        Measure(
+            "unseen_article",
+            "article never seen in its colour",
+            "The judge names the article of the same pictures.",
             FAITHFULNESS,
             HIGHER,
             True,
@@ -137,16 +145,20 @@ def all_measures(networks: Sequence[str]) -> dict[str, Measure]:
         Measure(
             "diversity",
             "difference within a prompt",
-            "How far apart the pictures of one prompt are, in the first network's features; 0 when all are the same.",
+            "How far apart the pictures of one prompt are, in the first network's features; 0 when all are the same. "
+            "Noise varies too: read it beside real ones.",
             VARIETY,
             HIGHER,
+            is_contest=False,
         ),
         Measure(
             "vendi",
             "different pictures of a prompt",
-            "How many really different pictures there are among six of one prompt (Vendi score), 1 to 6.",
+            "How many really different pictures there are among six of one prompt (Vendi score), 1 to 6. "
+            "Noise varies too: read it beside real ones.",
             VARIETY,
             HIGHER,
+            is_contest=False,
         ),
         Measure(
             "copies",
@@ -155,13 +167,15 @@ def all_measures(networks: Sequence[str]) -> dict[str, Measure]:
             ORIGINALITY,
             LOWER,
             True,
+            False,
         ),
         Measure(
             "memorisation",
             "distance to training pictures",
-            "How far, by angle, the nearest training picture is on average.",
+            "How far, by angle, the nearest training picture is on average. What is like no clothing is far from all.",
             ORIGINALITY,
             HIGHER,
+            is_contest=False,
         ),
         Measure(
             "mifid",

@@ -32,7 +32,6 @@ from toile.evaluation.standing import (
     Standing,
     headline,
     interval_text,
-    is_contest,
     leading_verdicts,
     main_measures,
     standing_in,
@@ -100,8 +99,7 @@ def _cards(evaluation: Evaluation, pictures: Pictures) -> str:
         return ""
     standings = [standing for measure in main_measures(evaluation) if (standing := standing_in(evaluation, measure))]
     audit = _audit_card(evaluation, pictures)
-    contests = [standing for standing in standings if not audit or is_contest(standing.measure)]
-    return f'<div class="cards">{"".join(_card(evaluation, standing) for standing in contests)}{audit}</div>'
+    return f'<div class="cards">{"".join(_card(evaluation, standing) for standing in standings)}{audit}</div>'
 
 
 def _audit_card(evaluation: Evaluation, pictures: Pictures) -> str:
@@ -232,7 +230,7 @@ def _stage_charts(
 
 def _chart(measure: Measure, drawing: str) -> str:
     return (
-        f'<div class="chart"><h4>{shown(measure.title)} <span class="faint">({measure.better} is better)</span></h4>'
+        f'<div class="chart"><h4>{shown(measure.title)} <span class="faint">({measure.direction})</span></h4>'
         f"{drawing}</div>"
     )
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from toile.evaluation.page_text import shown, shown_value
-from toile.evaluation.scores import GROUPS, HIGHER, Entry, Evaluation, Measure, Score
+from toile.evaluation.scores import GROUPS, Entry, Evaluation, Measure, Score
 from toile.evaluation.standing import Standing, interval_text, standing_in
 
 _SENTENCE = 2000
@@ -111,13 +111,11 @@ def _count(evaluation: Evaluation, score: Score) -> str:
 
 
 def _arrow(measure: Measure) -> str:
-    if measure.better == HIGHER:
-        return '<span title="higher is better">\N{UPWARDS ARROW}</span>'
-    return '<span title="lower is better">\N{DOWNWARDS ARROW}</span>'
+    return f'<span title="{measure.direction}">{measure.arrow}</span>'
 
 
 def _direction(measure: Measure) -> str:
-    return f"{measure.better.capitalize()} is better."
+    return f"{measure.direction.capitalize()}."
 
 
 def _makers(evaluation: Evaluation) -> str:

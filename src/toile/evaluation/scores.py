@@ -33,6 +33,8 @@ class Measure:
         group: one of `GROUPS`.
         better: "lower" or "higher".
         is_share: values are between 0 and 1 and shown as percentages.
+        is_contest: whether the best value makes its maker better. Where noise varies most and blur copies least,
+            nobody is called better: such values are read beside those of real pictures.
     """
 
     key: str
@@ -41,6 +43,19 @@ class Measure:
     group: str
     better: str
     is_share: bool = False
+    is_contest: bool = True
+
+    @property
+    def direction(self) -> str:
+        """Which way is better, in words."""
+        return f"{self.better} is better" if self.is_contest else "no contest: read beside real pictures"
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better, as a sign; "" for what is no contest."""
+        if not self.is_contest:
+            return ""
+        return "\N{UPWARDS ARROW}" if self.better == HIGHER else "\N{DOWNWARDS ARROW}"
 
     def worded(self, value: float) -> str:
         """A value for people: shares in percent, others with three or four digits."""

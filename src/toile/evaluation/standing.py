@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from toile.evaluation.scores import GROUPS, HIGHER, ORIGINALITY, Entry, Evaluation, Measure, Score, Verdict
+from toile.evaluation.scores import GROUPS, HIGHER, Entry, Evaluation, Measure, Score, Verdict
 
 _NAMES_IN_A_SENTENCE = 4
 
@@ -56,15 +56,10 @@ def main_measures(evaluation: Evaluation, each: int = 1) -> list[Measure]:
     return found
 
 
-def is_contest(measure: Measure) -> bool:
-    """Whether being first in a measure is an honour; pictures far from all that was learnt from may just be bad."""
-    return measure.group != ORIGINALITY
-
-
 def standing_in(evaluation: Evaluation, measure: Measure) -> Standing | None:
-    """Who is first in a measure, by what its verdicts tell apart; None where no maker has a value."""
+    """Who is first in a measure, by what its verdicts tell apart; None for no contest, or where nobody has a value."""
     values = _values(evaluation.entries, measure.key)
-    if not values:
+    if not values or not measure.is_contest:
         return None
     told = [verdict for verdict in evaluation.verdicts if verdict.measure == measure.key and verdict.is_told]
     beaten = {verdict.worse for verdict in told}
@@ -89,9 +84,7 @@ def headline(evaluation: Evaluation) -> tuple[str, ...]:
     mains = main_measures(evaluation)
     if len(evaluation.entries) == 1:
         return _headline_of_one(evaluation, evaluation.entries[0].name, mains)
-    standings = [
-        standing for measure in mains if is_contest(measure) and (standing := standing_in(evaluation, measure))
-    ]
+    standings = [standing for measure in mains if (standing := standing_in(evaluation, measure))]
     firsts: dict[str, list[str]] = {}
     for standing in standings:
         if standing.is_alone:
@@ -140,7 +133,7 @@ def leading_verdicts(evaluation: Evaluation) -> tuple[list[Verdict], list[Verdic
     Originality is among the others: it is a condition, no contest.
     """
     best = {}
-    for measure in filter(is_contest, main_measures(evaluation)):
+    for measure in (each for each in main_measures(evaluation) if each.is_contest):
         standing = standing_in(evaluation, measure)
         if standing is not None:
             best[measure.key] = standing.best

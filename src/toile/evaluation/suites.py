@@ -88,7 +88,8 @@ def unseen_pairs(
     num: int | None = None,
     seed: int = 0,
     removed: Sequence[str] = (),
-    min_count: int = 200,
+    min_count: int = 100,
+    among: Sequence[str] = SWAP_COLOURS,
 ) -> Suite | None:
     """Colours and articles that are each well known, and of which no learnt picture shows both together.
 
@@ -99,6 +100,7 @@ def unseen_pairs(
         seed: of the draw.
         removed: pairs that were taken out of training on purpose (`DataConfig.unseen`), such as "Pink Ties".
         min_count: learnt pictures that a colour, and an article, must have at least.
+        among: colours that are asked for, besides those of `removed`.
 
     Returns:
         None if there is no such pair: data without colours, or all of whose frequent pairs were learnt.
@@ -120,6 +122,7 @@ def unseen_pairs(
     others = [
         (colour, article)
         for colour in colours
+        if colour in among
         for article in articles
         if f"{colour} {article}" not in known and (colour, article) not in first
     ]

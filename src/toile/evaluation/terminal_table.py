@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from toile.evaluation.page_text import printable
-from toile.evaluation.scores import GROUPS, HIGHER, Entry, Evaluation, Measure, Score
+from toile.evaluation.scores import GROUPS, Entry, Evaluation, Measure, Score
 from toile.evaluation.standing import headline, leading_verdicts, standing_in
 
 WIDTH = 100
@@ -71,8 +71,7 @@ def _in_pages(evaluation: Evaluation, columns: Sequence[list[str]]) -> list[list
 def _column(evaluation: Evaluation, measure: Measure) -> list[str]:
     """The head of a measure's column and its cells."""
     standing = standing_in(evaluation, measure)
-    arrow = "\N{UPWARDS ARROW}" if measure.better == HIGHER else "\N{DOWNWARDS ARROW}"
-    cells = [f"{printable(measure.title, 60)} {arrow}"]
+    cells = [f"{printable(measure.title, 60)} {measure.arrow}".rstrip()]
     for entry in evaluation.entries:
         mark = ""
         if standing and entry.name == standing.best and standing.is_alone:

@@ -156,10 +156,11 @@ def pictures_needed(lead: float, reach: float, n: int) -> int | None:
 
 
 def compare_all(measures: Mapping[str, Measure], entries: Sequence[Entry]) -> tuple[Verdict, ...]:
-    """All pairs of makers in all measures that both have, measures first; without those that have no interval."""
+    """All pairs of makers in all contests that both have a score in; without scores that have no interval."""
     verdicts = (
         compare(measure, a, b)
         for key, measure in measures.items()
+        if measure.is_contest
         for a, b in combinations(entries, 2)
         if key in a.scores and key in b.scores
     )
