@@ -64,7 +64,7 @@ def score_of_pictures(each: np.ndarray, is_share: bool = False, prompts: np.ndar
             prompts come several times the interval is that of the means by prompt.
     """
     each = np.asarray(each, dtype=np.float64)
-    n = int((~np.isnan(each)).sum())
+    n, lowest, highest = int((~np.isnan(each)).sum()), *((0.0, 1.0) if is_share else (-math.inf, math.inf))
     if prompts is not None and len(np.unique(prompts)) < len(prompts):
         each, is_share = means_by_prompt(each, prompts), False
     known = each[~np.isnan(each)]
@@ -75,7 +75,7 @@ def score_of_pictures(each: np.ndarray, is_share: bool = False, prompts: np.ndar
         low, high = wilson_interval(int(known.sum()), len(known))
         return Score(mean, low, high, n, each=each, is_share=True)
     reach = _Z * float(known.std(ddof=1)) / math.sqrt(len(known)) if len(known) > 1 else math.nan
-    return Score(mean, mean - reach, mean + reach, n, each=each)
+    return Score(mean, max(mean - reach, lowest), min(mean + reach, highest), n, each=each)
 
 
 def means_by_prompt(each: np.ndarray, prompts: np.ndarray) -> np.ndarray:
