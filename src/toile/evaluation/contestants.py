@@ -13,6 +13,7 @@ import hashlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -115,7 +116,7 @@ class DiffusionContestant:
         whole = asdict(self._request(("",), 0).settings_over(self.model.defaults))
         return {**whole, "loras": [asdict(use) for use in self.loras], "dtype": dtype_name(self.model.dtype)}
 
-    @property
+    @cached_property
     def facts(self) -> Mapping[str, Any]:
         """Hashes of its weights and of those of its LoRAs, and how many parameters it has."""
         networks = (self.model.unet, self.model.text_encoder, self.model.vae)
@@ -165,7 +166,7 @@ class OneShotContestant:
         """It has none."""
         return {}
 
-    @property
+    @cached_property
     def facts(self) -> Mapping[str, Any]:
         """Which network it is, a hash of its weights, and how many parameters it has."""
         digest = hashlib.sha256()
@@ -205,7 +206,7 @@ class FolderContestant:
         """Pictures have no settings but their number."""
         return {"pictures": len(self.paths)}
 
-    @property
+    @cached_property
     def facts(self) -> Mapping[str, Any]:
         """A hash of all the files."""
         lines = "".join(f"{path.name} {file_sha256(path)}\n" for path in self.paths)
