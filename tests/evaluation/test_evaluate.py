@@ -104,7 +104,7 @@ def result_of(request: EvaluationRequest) -> Result:
 def test_copies_of_training_pictures_trip_the_alarm_and_held_out_ones_do_not(bench: Bench, real: RealSide) -> None:
     prompts = real.suite.prompts[:120]
     held_out = bench.measure(real.pixels(real.prompts[:120]), prompts)
-    copies = bench.measure(real.pixels(bench.learnt[:120]), prompts)
+    copies = bench.measure(real.pixels(real.learnt[:120]), prompts)
     assert held_out.audit is not None and not held_out.audit.alarm
     assert copies.audit is not None and copies.audit.alarm
     assert copies.scores["memorisation"].value == 0 and held_out.scores["memorisation"].value > 0

@@ -241,16 +241,10 @@ class Bench:
 
     @property
     def _some_learnt(self) -> np.ndarray:
-        train = np.unique(self.real.pictures.train)
-        return np.random.default_rng(self.seed).permutation(train)[:_LOOKED_AT]
+        return np.random.default_rng(self.seed).permutation(self.real.learnt)[:_LOOKED_AT]
 
     def _fields(self, positions: np.ndarray) -> list[Mapping[str, str]]:
         return [self.real.pictures.records[position].fields for position in positions.tolist()]
-
-    @cached_property
-    def learnt(self) -> np.ndarray:
-        """Positions of the training pictures that copies are looked for among."""
-        return np.unique(self.real.pictures.train)
 
     @cached_property
     def centre(self) -> Tensor:
@@ -271,7 +265,7 @@ class Bench:
 
     @property
     def _learnt_features(self) -> Tensor:
-        return self.real.features(self.networks[0], self.learnt)
+        return self.real.features(self.networks[0], self.real.learnt)
 
     @cached_property
     def _held_out_nearest(self) -> NearestTraining:

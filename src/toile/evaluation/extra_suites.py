@@ -183,7 +183,7 @@ class ExtraSuites:
 
     def of_real_pictures(self, num_pictures: int) -> dict[str, Score]:
         """The ceilings: as many training pictures teach, and real pictures of one colour and article differ."""
-        learnt, records = self.bench.learnt, self.bench.real.pictures.records
+        learnt, records = self.bench.real.learnt, self.bench.real.pictures.records
         drawn = np.random.default_rng(self.seed).choice(learnt, min(num_pictures, len(learnt)), replace=False)
         prompts = [Prompt("", records[position].fields) for position in drawn.tolist()]
         found = self.taught(self.bench.real.pixels(drawn), prompts)

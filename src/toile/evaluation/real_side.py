@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,6 +43,11 @@ class RealSide:
     suite: Suite
     _features: dict[str, Tensor] = field(default_factory=dict)
 
+    @cached_property
+    def learnt(self) -> np.ndarray:
+        """Positions of the training pictures, each once, ascending; copies are looked for among them."""
+        return np.unique(self.pictures.train)
+
     def prompts_for(self, num_pictures: int) -> tuple[Prompt, ...]:
         """A prompt for each of so many pictures; with more pictures than prompts they begin again, with other seeds."""
         prompts = self.suite.prompts
@@ -63,9 +69,8 @@ class RealSide:
         Args:
             positions: all held out, or all learnt.
         """
-        learnt = np.unique(self.pictures.train)
-        is_learnt = bool(len(positions)) and bool(np.isin(positions, learnt).all())
-        side = learnt if is_learnt else np.union1d(self.pictures.validation, self.pictures.test)
+        is_learnt = bool(len(positions)) and bool(np.isin(positions, self.learnt).all())
+        side = self.learnt if is_learnt else np.union1d(self.pictures.validation, self.pictures.test)
         key = f"{network.sha256} {network.preparation} {'learnt' if is_learnt else 'held out'}"
         if key not in self._features:
             self._features[key] = self._load_features(network, key, side)

@@ -379,7 +379,7 @@ class _Shown:
             self._variety[name] = extras.variety
         if measured.audit is not None:
             indices = measured.audit.most_alike[:_PAIRS_SHOWN]
-            near = bench.learnt[measured.audit.nearest.indices[indices].numpy()]
+            near = bench.real.learnt[measured.audit.nearest.indices[indices].numpy()]
             gaps = measured.audit.nearest.distances[indices].tolist()
             pairs = [
                 CopyPair(*pair) for pair in zip(indices.tolist(), self._real.pixels(near).numpy(), gaps, strict=True)
