@@ -1,4 +1,4 @@
-"""Fixtures that every test folder may use."""
+"""Fixtures that every test folder may use, and how tests are shared out among processes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ SHAPES = {
     "belt": (slice(6, 10), slice(1, 15)),
     "box": (slice(4, 12), slice(4, 12)),
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file stay in one process, where they share what their fixtures make; so do those of the cluster,
+    because a machine has one.
+    """
+    for item in items:
+        folder = item.path.parent
+        item.add_marker(pytest.mark.xdist_group(str(folder if folder.name == "cluster" else item.path)))
 
 
 @pytest.fixture(scope="session")

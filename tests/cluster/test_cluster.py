@@ -90,7 +90,7 @@ def test_a_worker_computes_reads_and_finds_as_where_it_was_started(elsewhere: Pa
     there = elsewhere / "there"
     there.mkdir()
     given = replace(Surroundings.here(), folder=there, variables={"TOILE_CACHE": "elsewhere"})
-    before = dict(os.environ)
+    before, threads = dict(os.environ), torch.get_num_threads()
     try:
         given.take_on(threads=2, needs_folder=True)
         assert Path.cwd() == there and torch.get_num_threads() == 2
@@ -98,6 +98,7 @@ def test_a_worker_computes_reads_and_finds_as_where_it_was_started(elsewhere: Pa
     finally:
         os.environ.clear()
         os.environ.update(before)
+        torch.set_num_threads(threads)
 
 
 def test_other_versions_and_missing_folders_are_refused(elsewhere: Path) -> None:
