@@ -66,8 +66,9 @@ class DenoisingRecipe:
     """`task = "denoising"`: a U-Net on the latents of a trained autoencoder, with the words of a trained CLIP pair.
 
     Attributes:
-        vae: folder of the run that trained the autoencoder; "pixels" for none: the U-Net works on pixels themselves, as
-            they are (its in_channels are 3) or in squares of 2 x 2 (12) or 4 x 4 (48).
+        vae: folder of the run that trained the autoencoder, or a model, by name or folder, whose autoencoder is taken;
+            "pixels" for none: the U-Net works on pixels themselves, as they are (its in_channels are 3) or in squares
+            of 2 x 2 (12) or 4 x 4 (48).
         clip: folder of the run that trained the CLIP pair; or a model, by name or folder, whose text encoder is the
             start of this one and whose vocabulary is taken.
         start: a model folder with the weights that U-Net and text encoder start from; `None` is from scratch. The U-Net

@@ -177,7 +177,7 @@ def weights_read(recipe: Recipe) -> dict[str, Path]:
     if isinstance(recipe, DenoisingRecipe):
         read = {"clip": words_folders(recipe.clip)[0]}
         if str(recipe.vae) != PIXELS:
-            read["vae"] = recipe.vae / MODEL_FOLDER / "vae"
+            read["vae"] = autoencoder_folder(recipe.vae)
         return read if recipe.start is None else {**read, "start": find_model(recipe.start)}
     if isinstance(recipe, LoRARecipe | FineTuneRecipe | TextualInversionRecipe):
         return {"base": Path(recipe.base) if Path(recipe.base).is_file() else find_model(recipe.base)}
@@ -263,7 +263,7 @@ class DenoisingTask:
         if str(recipe.vae) == PIXELS:
             vae: Autoencoder = build_pixel_space(recipe.model, pictures)
         else:
-            vae_folder = recipe.vae / MODEL_FOLDER / "vae"
+            vae_folder = autoencoder_folder(recipe.vae)
             vae = load_component(vae_folder, VAE, VAEConfig)
             identity["vae_weights"] = file_sha256(find_weights(vae_folder))
         vae.eval().requires_grad_(False)
@@ -312,6 +312,16 @@ def build_pixel_space(unet: UNetConfig, pictures: PictureSet) -> PixelSpace:
     pixels = PixelSpace(PixelSpaceConfig(unet.in_channels))
     pixels.measure(pictures.images(pictures.train[:_MEASURED_PICTURES]))
     return pixels
+
+
+def autoencoder_folder(source: Path) -> Path:
+    """Where an autoencoder lies: of a run that trained one, or of a model by name or folder.
+
+    Raises:
+        ToileError: it is neither.
+    """
+    of_run = source / MODEL_FOLDER / "vae"
+    return of_run if of_run.is_dir() else find_model(source) / "vae"
 
 
 def words_folders(source: Path) -> tuple[Path, Path]:
