@@ -55,7 +55,7 @@ def test_there_is_one_solution() -> None:
 def test_a_lesson_is_features_and_the_picture_shrunken() -> None:
     pixels = torch.full((2, 16, 24, 3), 51, dtype=torch.uint8)
     network = open_feature_network("random")
-    seen = lesson(network, pixels)
+    seen = lesson(network.features(pixels), pixels)
     assert seen.shape == (2, network.feature_dim + 3 * (16 // SHRINK) * (24 // SHRINK))
     torch.testing.assert_close(seen[:, network.feature_dim :], torch.full((2, 72), 0.2))
 

@@ -17,11 +17,12 @@ from toile.cli.main import run
 from toile.errors import ToileError
 from toile.evaluation.bench import Bench
 from toile.evaluation.contestants import open_contestant
+from toile.evaluation.controls import REAL_PICTURES, SHUFFLED_PROMPTS
 from toile.evaluation.feature_networks import open_feature_network
 from toile.evaluation.features import load_evaluator
 from toile.evaluation.picture_sets import PictureSets
 from toile.evaluation.real_side import RealSide, divide_real
-from toile.evaluation.run import REAL_PICTURES, SHUFFLED_PROMPTS, EvaluationRequest, Result, evaluate
+from toile.evaluation.run import EvaluationRequest, Result, evaluate
 from toile.evaluation.suites import Prompt
 from toile.evaluation.verdict import score_of_pictures
 from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig, AttributeLabels
@@ -114,7 +115,7 @@ def test_copies_of_training_pictures_trip_the_alarm_and_held_out_ones_do_not(ben
 
 def test_identical_sets_are_at_distance_zero(bench: Bench, real: RealSide) -> None:
     reference = real.reference[: len(real.reference) // 4 * 4]
-    whole = Bench(replace(real, reference=reference), bench.networks, bench.judge, None, num_sets=4)
+    whole = Bench(replace(real, reference=reference), bench.networks, None, None, num_sets=4)
     [name] = [network.name for network in bench.networks]
     each_alone = [Prompt("", position=number) for number in range(len(reference))]
     scores = whole.measure(real.pixels(reference), each_alone).scores

@@ -15,6 +15,8 @@ from toile.data.records import Record
 from toile.errors import ToileError
 from toile.evaluation.attributes import AttributeScore
 from toile.evaluation.balance import Balance, BalanceGap
+from toile.evaluation.card_scores import read_scores
+from toile.evaluation.card_text import plain
 from toile.evaluation.copies import NearestTraining, audit_copies
 from toile.evaluation.model_balance import (
     AttributeBalance,
@@ -23,7 +25,7 @@ from toile.evaluation.model_balance import (
     answer_balance,
     ask_for_balance,
 )
-from toile.evaluation.model_card import MARK, CardSubject, plain, read_scores, render_card, section_of
+from toile.evaluation.model_card import MARK, CardSubject, render_card, section_of
 from toile.evaluation.scores import Entry, Evaluation, Measure, Protocol, Score
 from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig, AttributeLabels
 from toile.training.pictures import PictureSet
@@ -134,15 +136,17 @@ def evaluation(tmp_path: Path, **changed: object) -> Path:
         "copies": Measure("copies", "copies", "...", "originality", "lower", True),
         "frechet[a]": Measure("frechet[a]", "Frechet distance (a)", "...", "realism", "lower"),
     }
-    scores = {"copies": Score(0.011, 0.005, 0.02, 500), "frechet[a]": Score(2.5, float("nan"), float("nan"), 500)}
+    scores = {"copies": Score(0.011, 0.005, 0.02, 400), "frechet[a]": Score(2.5, float("nan"), float("nan"), 500)}
     entries = [
         Entry("fashion", scores, "id-1", settings={"loras": []}, facts={"hash": "c0ffee"}, notes=("Slow.",)),
         Entry("tuned", {**scores, "copies": OF_LORA}, "id-2", settings={"loras": [{"source": "x"}]}, facts=OF_BASE),
         Entry("other", scores, "id-1"),
     ]
-    control = Entry("real pictures", {"frechet[a]": Score(1.25, 1.0, 1.5, 500)}, "id", True)
+    control = Entry("real pictures", {"frechet[a]": Score(1.25, 1.0, 1.5, 500)}, "id", True, "What is best.")
     protocol = Protocol("p", "s", "0", 500, 5, 100, 0, 0, "64x80", {})
-    facts = Evaluation(protocol, measures, tuple(entries), (control,), (), ()).facts()
+    notes = ("Each of up to 4 comparisons is made at 95 %.",)
+    whole = Evaluation(protocol, measures, tuple(entries), (control,), (), (), notes, left_out=("Words: unknown.",))
+    facts = whole.facts()
     path = tmp_path / "evaluation.json"
     write_json_atomically(path, {**facts, **changed})
     return path
@@ -150,10 +154,12 @@ def evaluation(tmp_path: Path, **changed: object) -> Path:
 
 def test_scores_come_from_the_evaluation(tmp_path: Path) -> None:
     card = render_card(SUBJECT, None, read_scores(evaluation(tmp_path), "c0ffee"))
-    assert "Protocol `id-1`" in card and "- Slow." in card
-    assert "| Frechet distance (a) (lower is better) | 2.5, n = 500 | 1.25 (1 to 1.5), n = 500 |" in card
+    assert "Protocol `id-1`" in card and "- Slow." in card and "Of 500 pictures each" in card
+    assert "- real pictures: What is best." in card and "- Not measured: Words: unknown." in card
+    assert "comparisons" not in card  # a card compares nobody
+    assert "| Frechet distance (a) (lower is better) | 2.5 | 1.25 (1 to 1.5) |" in card
     originality = card.split("## Originality")[1].split("##")[0]
-    assert "| copies (lower is better) | 1.1 % (0.5 % to 2.0 %), n = 500 | - |" in originality
+    assert "| copies (lower is better) | 1.1 % (0.5 to 2.0 %), n = 400 | - |" in originality
     assert card.count("Not measured.") == 3  # balance, faithfulness, variety
 
 

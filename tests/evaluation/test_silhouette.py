@@ -11,6 +11,7 @@ from torch import Tensor
 from toile.errors import ToileError
 from toile.evaluation.silhouette import (
     backdrop_levels,
+    have_silhouettes,
     label_components,
     measure_shapes,
     overlap,
@@ -52,6 +53,17 @@ def test_shade_on_grey_is_backdrop_and_colour_is_not() -> None:
     assert int(silhouettes(pixels).sum()) == 10 * 32
     dark = canvas(60)  # no studio is so dark: the article fills the picture
     assert bool(silhouettes(dark).all())
+
+
+def test_pictures_on_black_have_no_silhouettes_whatever_some_odd_ones_are() -> None:
+    on_white, on_black = canvas().repeat(30, 1, 1, 1), torch.zeros(30, 40, 32, 3, dtype=torch.uint8)
+    for number in range(30):
+        for pictures in (on_white, on_black):
+            pictures[number, 5 : 10 + number, 5:25] = RED
+    on_black[:, :2] = on_black[:, -2:] = 255
+    on_black[:, :, :2] = on_black[:, :, -2:] = 255
+    on_black[0, 5:, 5:] = 255
+    assert have_silhouettes(on_white) and not have_silhouettes(on_black)
 
 
 @pytest.mark.parametrize("diagonal", [True, False])

@@ -145,3 +145,10 @@ def test_for_a_mean_it_is_the_interval_of_the_sets() -> None:
 def test_what_has_no_interval_is_not_compared() -> None:
     alone = [entry(name, score_of_sets([value], 10)) for name, value in (("a", 1.0), ("b", 2.0))]
     assert compare_all({"distance": DISTANCE}, alone) == ()
+
+
+def test_the_interval_of_a_share_stays_one() -> None:
+    wide = score_of_sets([1.0, 0.6, 1.0, 0.9], 40)
+    share = score_of_sets([1.0, 0.6, 1.0, 0.9], 40, is_share=True)
+    assert wide.high > 1 == share.high and share.low == wide.low and share.sets == wide.sets
+    assert math.isnan(score_of_sets([0.5], 10, is_share=True).low)

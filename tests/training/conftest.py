@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,48 @@ UNET_CONFIG = UNetConfig(
 )
 SCHEDULE = ScheduleConfig(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
 MAX_LENGTH = 10
+
+
+# The smallest latent diffusion as a recipe's tables; [loop] and [data] are the tests' own.
+_DENOISING: Mapping[str, Mapping[str, Any]] = {
+    "": {"task": "denoising", "vae": "vae", "clip": "clip"},
+    "model": {
+        "in_channels": 3,
+        "out_channels": 3,
+        "block_out_channels": [8, 16],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 1,
+        "cross_attention_dim": 16,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+        "sample_size": 8,
+    },
+    "schedule": {
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+    },
+    "defaults": {"width": 16, "height": 16, "steps": 2, "guidance": 2.0, "sampler": "ddim"},
+    "objective": {"sample_steps": 2},
+}
+
+
+def _denoising_recipe(changes: Mapping[str, Any], rest: str) -> str:
+    unknown = {name.rpartition(".")[0] for name in changes} - set(_DENOISING)
+    assert not unknown, f"no table of the recipe: {unknown}"
+    lines = []
+    for table, values in _DENOISING.items():
+        own = {name.rpartition(".")[2]: value for name, value in changes.items() if name.rpartition(".")[0] == table}
+        lines += [f"[{table}]"] if table else []
+        lines += [f"{key} = {json.dumps(value)}" for key, value in {**values, **own}.items()]
+    return "\n".join([*lines, rest])
+
+
+@pytest.fixture(scope="session")
+def denoising_recipe() -> Callable[[Mapping[str, Any], str], str]:
+    """The smallest latent diffusion as TOML: changes by name ("vae", "model.in_channels"), then further tables."""
+    return _denoising_recipe
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,33 +19,7 @@ from toile.training.recipes import load_recipe
 from toile.training.run import build_task, run_recipe
 from toile.user_folders import CACHE_VARIABLE
 
-RECIPE = """
-task = "denoising"
-vae = "pixels"
-clip = "{words}"
-[model]
-in_channels = 12
-out_channels = 12
-block_out_channels = [8, 16]
-down_block_types = ["DownBlock2D", "CrossAttnDownBlock2D"]
-up_block_types = ["CrossAttnUpBlock2D", "UpBlock2D"]
-layers_per_block = 1
-cross_attention_dim = 16
-attention_head_dim = 2
-norm_num_groups = 4
-sample_size = 8
-[schedule]
-prediction_type = "v_prediction"
-[defaults]
-width = 16
-height = 16
-steps = 2
-guidance = 1.0
-sampler = "ddim"
-[objective]
-sample_steps = 2
-train_text_encoder = false
-[loop]
+REST = """[loop]
 steps = 3
 batch_size = 4
 learning_rate = 1e-3
@@ -56,10 +32,18 @@ height = 16
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, tiny_folder: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def recipe(
+    denoising_recipe: Callable[[Mapping[str, Any], str], str],
+    tmp_path: Path,
+    tiny_folder: Path,
+    picture_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     path = tmp_path / "pixels.toml"
-    path.write_text(RECIPE.format(words=tiny_folder, data=picture_folder), encoding="utf-8")
+    changes = {"vae": "pixels", "clip": str(tiny_folder), "model.in_channels": 12, "model.out_channels": 12}
+    changes |= {"defaults.guidance": 1.0, "objective.train_text_encoder": False}
+    path.write_text(denoising_recipe(changes, REST.format(data=picture_folder)), encoding="utf-8")
     return path
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import typing
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,33 +64,6 @@ mid_block_add_attention = false
 sample_size = 16
 {LOOP}
 """
-DENOISING = f"""
-task = "denoising"
-vae = "RUNS/vae"
-clip = "RUNS/clip"
-[model]
-in_channels = 3
-out_channels = 3
-block_out_channels = [8, 16]
-down_block_types = ["DownBlock2D", "CrossAttnDownBlock2D"]
-up_block_types = ["CrossAttnUpBlock2D", "UpBlock2D"]
-layers_per_block = 1
-cross_attention_dim = 16
-attention_head_dim = 2
-norm_num_groups = 4
-sample_size = 8
-[schedule]
-prediction_type = "v_prediction"
-rescale_betas_zero_snr = true
-timestep_spacing = "trailing"
-[defaults]
-width = 16
-height = 16
-steps = 2
-guidance = 2.0
-sampler = "ddim"
-{LOOP}
-"""
 LORA = f"""
 task = "lora"
 base = "RUNS/denoising/model"
@@ -108,16 +83,21 @@ start = "box"
 num_vectors = 1
 {LOOP}
 """
-RUNS = {"clip": CLIP, "vae": VAE, "denoising": DENOISING, "lora": LORA, "word": WORD}
 
 
 @pytest.fixture(scope="module")
-def runs(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(
+    denoising_recipe: Callable[[Mapping[str, Any], str], str],
+    picture_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """Runs of two steps, each from those before."""
     folder = tmp_path_factory.mktemp("runs")
+    denoising = denoising_recipe({"vae": f"{folder}/vae", "clip": f"{folder}/clip"}, LOOP)
+    texts = {"clip": CLIP, "vae": VAE, "denoising": denoising, "lora": LORA, "word": WORD}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(folder / "cache"))
-        for name, text in RUNS.items():
+        for name, text in texts.items():
             path, trigger = folder / f"{name}.toml", 'trigger = "<box>"' if name == "word" else ""
             data = f'[data]\npath = "{picture_folder}"\nwidth = 16\nheight = 16\ntrain_share = 0.5\n{trigger}\n'
             path.write_text(text.replace("RUNS", str(folder)) + data, encoding="utf-8")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,36 +82,6 @@ patch_size = 8
 {LOOP}
 [data]
 """
-DENOISING_TOML = f"""
-task = "denoising"
-vae = "vae"
-clip = "clip"
-[model]
-in_channels = 3
-out_channels = 3
-block_out_channels = [8, 16]
-down_block_types = ["DownBlock2D", "CrossAttnDownBlock2D"]
-up_block_types = ["CrossAttnUpBlock2D", "UpBlock2D"]
-layers_per_block = 1
-cross_attention_dim = 16
-attention_head_dim = 2
-norm_num_groups = 4
-sample_size = 8
-[schedule]
-prediction_type = "v_prediction"
-rescale_betas_zero_snr = true
-timestep_spacing = "trailing"
-[defaults]
-width = 16
-height = 16
-steps = 2
-guidance = 2.0
-sampler = "ddim"
-[objective]
-sample_steps = 2
-{LOOP}
-[data]
-"""
 CLASSIFIER_TOML = f"""
 task = "classifier"
 [model]
@@ -139,10 +110,15 @@ class Workshop:
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory, picture_folder: Path) -> Iterator[Workshop]:
+def workshop(
+    tmp_path_factory: pytest.TempPathFactory,
+    picture_folder: Path,
+    denoising_recipe: Callable[[Mapping[str, Any], str], str],
+) -> Iterator[Workshop]:
     folder = tmp_path_factory.mktemp("workshop")
+    denoising = denoising_recipe({}, f"{LOOP}\n[data]\n")
     (folder / "data").symlink_to(picture_folder)
-    for task, toml in (("vae", VAE_TOML), ("clip", CLIP_TOML), ("denoising", DENOISING_TOML)):
+    for task, toml in (("vae", VAE_TOML), ("clip", CLIP_TOML), ("denoising", denoising)):
         (folder / f"{task}.toml").write_text(f'{toml}path = "data"\nwidth = 16\nheight = 16\n', encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(folder / "cache"))

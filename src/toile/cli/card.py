@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from toile.cli.evaluation_flags import MachineFlags, RealDataFlags
 from toile.errors import ToileError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _README = "README.md"
 _SETTINGS = ("width", "height", "sampler", "steps", "guidance", "negative")
 _LONGEST_README = 200_000
+_REAL, _MACHINE = RealDataFlags(), MachineFlags()
 
 
 def card(
@@ -32,14 +34,9 @@ def card(
     num_neutral: int = 25,
     seed: int = 0,
     judge: Path | None = None,
-    data: str = "products",
-    data_path: Path | None = None,
-    split_seed: int = 0,
-    size: str = "64x80",
     out: Path = Path("model-card.md"),
-    device: str = "auto",
-    dtype: str = "auto",
-    json_output: Annotated[bool, Parameter(name="--json")] = False,
+    real: RealDataFlags = _REAL,
+    machine: MachineFlags = _MACHINE,
 ) -> int:
     """Write a model's card: what it is and learnt from, whom and what it draws, its scores, limits and licences.
 
@@ -54,18 +51,10 @@ def card(
         num_neutral: pictures for each of eight words such as "shirt".
         seed: of the first picture, and of the draws.
         judge: folder of a classifier that names what pictures show; by default the one that comes with the program.
-        data: the real pictures: products, or what toile data get fetched.
-        data_path: a zip or folder of real pictures instead.
-        split_seed: of the split that keeps some of them away from training.
-        size: width x height at which pictures are judged.
         out: the file of the card; one that toile card did not write is never replaced.
-        device: auto, cpu, cuda, cuda:N or mps.
-        dtype: auto, float32, bfloat16 or float16.
-        json_output: print the measured balance as JSON.
     """
-    from toile.cli.generate import parse_size
-    from toile.evaluation.model_card import MARK, read_scores, render_card
-    from toile.training.pictures import DataConfig
+    from toile.evaluation.card_scores import read_scores
+    from toile.evaluation.model_card import MARK, render_card
     from toile.weights.files import write_text_atomically
 
     if out.exists() and not _begins_with(out, MARK):
@@ -74,10 +63,9 @@ def card(
     scores = None if evaluation is None else read_scores(evaluation, subject.hash)
     balance = None
     if pictures:
-        config = DataConfig(*parse_size(size), source=data, path=data_path, split_seed=split_seed)
-        balance = _measure(model, subject, config, judge, (num, num_neutral), seed, (device, dtype))
+        balance = _measure(model, subject, real.config(), judge, (num, num_neutral), seed, machine)
     write_text_atomically(out, render_card(subject, balance, scores))
-    if json_output:
+    if machine.json_output:
         print(json.dumps({"card": str(out), "balance": None if balance is None else balance.facts()}, indent=2))
     else:
         print(f"card of {model}: {out}")
@@ -138,7 +126,7 @@ def _measure(
     judge: Path | None,
     nums: tuple[int, int],
     seed: int,
-    machine: tuple[str, str],
+    machine: MachineFlags,
 ) -> ModelBalance:
     import numpy as np
     import torch
@@ -159,7 +147,7 @@ def _measure(
     question = ask_for_balance(pictures, classifier.config.labels, *nums, seed)
     made: list[np.ndarray] = []
     with ProgressDisplay("pictures for the card") as display:
-        for picture in open_contestant(shlex.quote(model), *machine).make(question.prompts, seed):
+        for picture in open_contestant(shlex.quote(model), machine.device, machine.dtype).make(question.prompts, seed):
             made.append(pixels_of(pad_to(Image.fromarray(picture), config.width, config.height)))
             display.show(len(made) / len(question.prompts))
     pixels = torch.from_numpy(np.stack(made))

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toile.errors import ToileError
-from toile.evaluation.feature_networks import FeatureNetwork
 from toile.evaluation.logistic_regression import fit_logistic
 from toile.models.classifier import MISSING
 
@@ -26,18 +25,18 @@ _RIDGE = 3e-3
 _TINY = 1e-6
 
 
-def lesson(network: FeatureNetwork, pixels: Tensor) -> Tensor:
+def lesson(features: Tensor, pixels: Tensor) -> Tensor:
     """What the classifier sees of pictures: features, and means over squares of `SHRINK` pixels.
 
     Args:
-        network: one that took no part in any training, best the random one.
+        features: (N, F), of a network that took no part in any training, best the random one.
         pixels: (N, H, W, 3) uint8.
 
     Returns:
         (N, D) float32.
     """
     small = [F.avg_pool2d(part.permute(0, 3, 1, 2).float() / 255, SHRINK).flatten(1) for part in pixels.split(1024)]
-    return torch.cat([network.features(pixels), torch.cat(small)], dim=1)
+    return torch.cat([features, torch.cat(small)], dim=1)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ import numpy as np
 from torch import Tensor
 
 from toile.evaluation.attributes import wanted_labels
-from toile.evaluation.bench import Bench, hits
+from toile.evaluation.bench import Bench
 from toile.evaluation.classifier_accuracy import accuracy, learn, lesson
 from toile.evaluation.diversity import draw_groups, measure_diversity
 from toile.evaluation.feature_networks import RANDOM, FeatureNetwork, open_feature_network
 from toile.evaluation.features import observe
+from toile.evaluation.label_bench import LabelBench, hits
 from toile.evaluation.page_pictures import PromptRow
 from toile.evaluation.picture_sets import PictureSets
 from toile.evaluation.scores import Score
@@ -57,7 +58,7 @@ class ExtraSuites:
         self._unseen: Suite | None = None
         self._swaps: Suite | None = None
         self._reports: Suite | None = None
-        if BASE_COLOUR in bench.judge.attributes:
+        if bench.labels is not None and BASE_COLOUR in bench.labels.judge.attributes:
             self._unseen = unseen_pairs(bench.real.pictures, seed=seed, removed=removed)
             self._swaps = word_swaps(bench.real.pictures, NUM_SWAPS, seed)
             self._reports = reports() if self._swaps is not None else None
@@ -79,6 +80,12 @@ class ExtraSuites:
         return {**parts, "variety": (texts, self.seed)}
 
     @property
+    def _labels(self) -> LabelBench:
+        """Of suites that there are only where somebody names labels."""
+        assert self.bench.labels is not None
+        return self.bench.labels
+
+    @property
     def _varied(self) -> Sequence[Prompt]:
         return self.bench.real.suite.prompts[:NUM_VARIED]
 
@@ -90,9 +97,9 @@ class ExtraSuites:
         """
         extras = Extras()
         if self._unseen is not None:
-            found = observe(self.bench.judge, pixels["unseen"]).predictions
+            found = observe(self._labels.judge, pixels["unseen"]).predictions
             fields = [prompt.fields for prompt in self._unseen.prompts[:NUM_UNSEEN]]
-            wanted = wanted_labels(self.bench.judge.config.labels, fields)
+            wanted = wanted_labels(self._labels.judge.config.labels, fields)
             for key, attribute in (("unseen_colour", BASE_COLOUR), ("unseen_article", ARTICLE_TYPE)):
                 extras.scores[key] = score_of_pictures(hits(found[attribute], wanted[attribute]), True)
         if self._reports is not None:
@@ -106,8 +113,8 @@ class ExtraSuites:
 
     def _all_right(self, pixels: Tensor, prompts: Sequence[Prompt]) -> np.ndarray:
         """(N,) 1 where article and colour, as far as they are asked for, are right; NaN where neither is."""
-        found = observe(self.bench.judge, pixels).predictions
-        wanted = wanted_labels(self.bench.judge.config.labels, [prompt.fields for prompt in prompts])
+        found = observe(self._labels.judge, pixels).predictions
+        wanted = wanted_labels(self._labels.judge.config.labels, [prompt.fields for prompt in prompts])
         rows = [hits(found[name], wanted[name]) for name in (ARTICLE_TYPE, BASE_COLOUR) if name in wanted]
         # A wrong one makes 0, an unknown one does not count.
         lowest = np.fmin.reduce(rows)
@@ -115,10 +122,10 @@ class ExtraSuites:
 
     def _measure_swaps(self, swaps: Suite, pixels: Mapping[str, Tensor], extras: Extras) -> None:
         judged = [
-            JudgedPictures(pixels[part], observe(self.bench.judge, pixels[part]).predictions)
+            JudgedPictures(pixels[part], observe(self._labels.judge, pixels[part]).predictions)
             for part in ("swap-first", "swap-second", "swap-reseeded")
         ]
-        labels = self.bench.judge.config.labels
+        labels = self._labels.judge.config.labels
         first, second = (
             wanted_labels(labels, [pair[side].fields for pair in swaps.groups])[BASE_COLOUR] for side in (0, 1)
         )
@@ -142,8 +149,9 @@ class ExtraSuites:
         features = self.bench.networks[0].features(pixels).unflatten(0, (-1, NUM_EACH))
         extras.scores |= self._diversity(features)
         rows = pixels.unflatten(0, (-1, NUM_EACH))[:_ROWS_SHOWN].numpy()
-        captions = [prompt.text for prompt in self._varied]
-        extras.variety = tuple(PromptRow(*row) for row in zip(captions, rows, strict=False))
+        # Where pictures are all called the same, one row of them says it.
+        captions = dict(zip((prompt.text for prompt in self._varied), rows, strict=False))
+        extras.variety = tuple(PromptRow(*row) for row in captions.items())
 
     def _diversity(self, features: Tensor) -> dict[str, Score]:
         found = measure_diversity(features, self.bench.centre)
@@ -152,19 +160,30 @@ class ExtraSuites:
             "vendi": score_of_pictures(found.vendi.numpy()),
         }
 
-    def taught(self, pixels: Tensor, prompts: Sequence[Prompt]) -> dict[str, Score]:
+    def taught(
+        self, pixels: Tensor, prompts: Sequence[Prompt], seen: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Score]:
         """What a classifier that learnt from these pictures alone finds in real ones; nothing without labels.
 
         Its interval is that of other pictures of the same maker: the classifier learns anew without each set of them.
+
+        Args:
+            pixels: (N, H, W, 3) uint8.
+            prompts: N.
+            seen: what networks saw in the pictures, (N, F) by name, as far as that is known (`Measured.features`).
         """
+        if self.bench.labels is None:
+            return {}
         targets = self._articles([prompt.fields for prompt in prompts])
         if bool((targets == MISSING).all()):
             return {}
-        lessons, sets = lesson(self._unlearnt, pixels), PictureSets(prompts, self.bench.num_sets, self.seed)
+        features = (seen or {}).get(RANDOM)
+        lessons = lesson(self._unlearnt.features(pixels) if features is None else features, pixels)
+        sets = PictureSets(prompts, self.bench.num_sets, self.seed)
         return {"classifier_accuracy": sets.score(lambda rows: self._learnt_accuracy(lessons[rows], targets[rows]))}
 
     def _learnt_accuracy(self, lessons: Tensor, targets: Tensor) -> float:
-        classifier = learn(lessons, targets, self.bench.judge.config.labels.num_classes(ARTICLE_TYPE))
+        classifier = learn(lessons, targets, self._labels.judge.config.labels.num_classes(ARTICLE_TYPE))
         return accuracy(classifier, *self._test)
 
     @cached_property
@@ -172,14 +191,16 @@ class ExtraSuites:
         """What is asked of classifiers: the reference pictures and their articles."""
         real = self.bench.real
         fields = [real.pictures.records[position].fields for position in real.reference.tolist()]
-        return lesson(self._unlearnt, real.pixels(real.reference)), self._articles(fields)
+        features = real.features(self._unlearnt, real.reference)
+        return lesson(features, real.pixels(real.reference)), self._articles(fields)
 
     @cached_property
     def _unlearnt(self) -> FeatureNetwork:
-        return open_feature_network(RANDOM)
+        among = (network for network in self.bench.networks if network.name == RANDOM)
+        return next(among, None) or open_feature_network(RANDOM)
 
     def _articles(self, fields: Sequence[Mapping[str, str]]) -> Tensor:
-        return wanted_labels(self.bench.judge.config.labels, fields)[ARTICLE_TYPE]
+        return wanted_labels(self._labels.judge.config.labels, fields)[ARTICLE_TYPE]
 
     def of_real_pictures(self, num_pictures: int) -> dict[str, Score]:
         """The ceilings: as many training pictures teach, and real pictures of one colour and article differ."""
@@ -187,12 +208,26 @@ class ExtraSuites:
         drawn = np.random.default_rng(self.seed).choice(learnt, min(num_pictures, len(learnt)), replace=False)
         prompts = [Prompt("", records[position].fields) for position in drawn.tolist()]
         found = self.taught(self.bench.real.pixels(drawn), prompts)
-        names, places = draw_groups([_group_of(records[p].fields) for p in learnt.tolist()], NUM_EACH, self.seed)
-        asked = {_group_of(prompt.fields) for prompt in self._varied}
-        rows = [row for row, name in enumerate(names) if name in asked]
-        positions = learnt[places[rows] if rows else places]
+        positions = self._real_groups(learnt)
+        if not len(positions):
+            return found
         features = self.bench.real.features(self.bench.networks[0], positions.reshape(-1))
         return {**found, **self._diversity(features.unflatten(0, positions.shape))}
+
+    def _real_groups(self, learnt: np.ndarray) -> np.ndarray:
+        """(P, K) positions of real pictures that one prompt could be of; P is 0 where there are no such groups."""
+        records = self.bench.real.pictures.records
+        groups = [_group_of(records[position].fields) for position in learnt.tolist()]
+        if not any(groups):
+            if len({prompt.text for prompt in self.bench.real.suite.prompts}) > 1:
+                return np.empty((0, NUM_EACH), dtype=np.int64)  # each picture has words of its own
+            num = min(NUM_VARIED, len(learnt) // NUM_EACH)
+            return np.random.default_rng(self.seed).permutation(learnt)[: num * NUM_EACH].reshape(num, NUM_EACH)
+        names, places = draw_groups(groups, NUM_EACH, self.seed)
+        asked = {_group_of(prompt.fields) for prompt in self._varied}
+        rows = [row for row, name in enumerate(names) if name in asked]
+        drawn: np.ndarray = learnt[places[rows] if rows else places]
+        return drawn
 
 
 def _group_of(fields: Mapping[str, str]) -> str:

@@ -1,7 +1,8 @@
 """The networks that look at pictures for evaluation, by name, and which of them may judge which model.
 
 Two are ours and come with the program: "attributes", convolutions that learnt labels, and "words", attention that
-learnt captions. "random" has learnt nothing. Published ones are read from files that the user has.
+learnt captions. "random" has learnt nothing, "random=16" is one of 16 features, for few pictures. Published ones are
+read from files that the user has.
 Shapes: N pictures, B of them at a time, H x W their size, F features.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -40,6 +41,7 @@ PUBLISHED: Mapping[str, str] = {
     "vocab.json, merges.txt, preprocessor_config.json",
     DINOV2: "a folder as facebook/dinov2-large on the Hugging Face hub: config.json, model.safetensors",
 }
+RANDOM_DIM, _RANDOM_STEP = 256, 8
 _RANDOM_SEED = 20150512
 _SMALL_BATCH, _LARGE_BATCH = 128, 16
 _DINOV2_SIDE = 224
@@ -134,19 +136,20 @@ def open_feature_network(spec: str) -> FeatureNetwork:
 
     Args:
         spec: "attributes=FOLDER" or "words=FOLDER" for a judge that a run trained (`model/classifier`, `model/clip`),
-            "inception=FILE", "clip=FOLDER", "dinov2=FOLDER" for published ones.
+            "inception=FILE", "clip=FOLDER", "dinov2=FOLDER" for published ones, "random=16" for one that has learnt
+            nothing and has so many features.
 
     Raises:
         ToileError: an unknown kind, or there are no weights, or they do not fit; nothing stands in for them.
     """
     kind, named, place = spec.partition("=")
     openers = {ATTRIBUTES: _attributes, WORDS: _words, INCEPTION: _inception, CLIP: _clip, DINOV2: _dinov2}
-    if kind == RANDOM and not named:
-        return _random()
+    if kind == RANDOM:
+        return _random(_random_width(spec, place) if named else RANDOM_DIM)
     if kind in SHIPPED and not named:
         return openers[kind](find_judge(kind), kind)
     if kind not in openers:
-        known = ", ".join([*SHIPPED, RANDOM, *(f"{each}=PLACE" for each in openers)])
+        known = ", ".join([*SHIPPED, RANDOM, f"{RANDOM}=16", *(f"{each}=PLACE" for each in openers)])
         raise ToileError(f"feature network {spec!r}: known are {known}")
     path, what = Path(place), PUBLISHED.get(kind, "the folder of a judge that a run trained, in its model/")
     if not place or not (path.is_file() if kind == INCEPTION else path.is_dir()):
@@ -210,16 +213,31 @@ def _of_classifier(
     )
 
 
-def _random() -> LoadedNetwork:
+def random_spec(most: int) -> str:
+    """The random network of most features, at most 256, that so many pictures are enough for."""
+    width = max(_RANDOM_STEP, min(RANDOM_DIM, most // _RANDOM_STEP * _RANDOM_STEP))
+    return RANDOM if width == RANDOM_DIM else f"{RANDOM}={width}"
+
+
+def _random_width(spec: str, text: str) -> int:
+    width = int(text) if text.isascii() and text.isdigit() and len(text) < 5 else 0
+    if not _RANDOM_STEP <= width <= RANDOM_DIM or width % _RANDOM_STEP:
+        raise ToileError(f"feature network {spec!r}: give a multiple of {_RANDOM_STEP}, at most {RANDOM_DIM}")
+    return width
+
+
+def _random(width: int) -> LoadedNetwork:
+    default = AttributeClassifierConfig(labels=AttributeLabels(article_type=("none",)))
+    config = replace(default, block_out_channels=(*default.block_out_channels[:-1], width))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_RANDOM_SEED)
-        labels = AttributeLabels(article_type=("none",))
-        classifier = AttributeClassifier(AttributeClassifierConfig(labels=labels)).eval().requires_grad_(False)
+        classifier = AttributeClassifier(config).eval().requires_grad_(False)
     digest = hashlib.sha256()
     for name, tensor in sorted(classifier.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
-    return _of_classifier(classifier, RANDOM, digest.hexdigest(), None)
+    name = RANDOM if width == RANDOM_DIM else f"{RANDOM}:{width}"
+    return _of_classifier(classifier, name, digest.hexdigest(), None)
 
 
 def _words(folder: Path, name: str) -> LoadedNetwork:

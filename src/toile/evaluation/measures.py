@@ -55,7 +55,7 @@ _OF_NETWORKS = (
     ("recall", "recall", "Real pictures that lie among these: is all that is real made?", VARIETY, HIGHER),
 )
 FAILURES_OF_WORDS = frozenset({WRONG_ARTICLE, SEVERAL})  # they depend on the article that was asked for
-_SHARES = {"precision", "recall", "coverage"}
+SHARES = {"precision", "recall", "coverage"}
 _JUDGED: Mapping[str, tuple[str, str]] = {
     "article_type": ("article", "The judge names the article that was asked for."),
     "base_colour": ("colour", "The judge names the colour that was asked for."),
@@ -80,7 +80,7 @@ def all_measures(networks: Sequence[str]) -> dict[str, Measure]:
     for key, title, meaning, group, better in _OF_NETWORKS:
         for network in networks:
             name = f"{title} ({network})"
-            found.append(Measure(of_network(key, network), name, meaning, group, better, key in _SHARES))
+            found.append(Measure(of_network(key, network), name, meaning, group, better, key in SHARES))
     for key, (title, meaning) in _JUDGED.items():
         found.append(Measure(key, title, meaning, FAITHFULNESS, HIGHER, True))
     for key, (title, meaning) in FAILURES.items():
@@ -172,7 +172,7 @@ def all_measures(networks: Sequence[str]) -> dict[str, Measure]:
         Measure(
             "memorisation",
             "distance to training pictures",
-            "How far, by angle, the nearest training picture is on average. What is like no clothing is far from all.",
+            "How far, by angle, the nearest training picture is on average. What is like nothing real is far from all.",
             ORIGINALITY,
             HIGHER,
             is_contest=False,

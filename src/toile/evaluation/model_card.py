@@ -9,23 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from toile.errors import ToileError
 from toile.evaluation.attributes import Share
 from toile.evaluation.balance import BalanceGap
+from toile.evaluation.card_scores import ModelScores
+from toile.evaluation.card_text import LONGEST, plain
 from toile.evaluation.model_balance import AttributeBalance, ModelBalance, UnaskedBalance
-from toile.evaluation.scores import EVALUATION_FORMAT, GROUPS, ORIGINALITY, Measure
+from toile.evaluation.scores import GROUPS, ORIGINALITY, Measure
 from toile.models.classifier import BASE_COLOUR
-from toile.schema import build_config
-from toile.weights.files import read_json
 from toile.weights.provenance import Provenance
 
 MARK = "<!-- written by toile card -->"
 _LEAST_SHOWN = 0.03
-_LONGEST = 400
-_AUDITS = ("Copies:", "No sign of copies:")  # how `CopyAudit.sentence` begins
 # Data sets by their names in recipes: what they are called, and their publishers' licence.
 _LICENCES = {
     "products": ("Fashion Product Images (Small), Kaggle, paramagarwal", "MIT, as its publisher says"),
@@ -58,79 +54,6 @@ class CardSubject:
     provenance: Provenance | None
 
 
-@dataclass(frozen=True)
-class ModelScores:
-    """The scores of one model out of an evaluation.
-
-    Attributes:
-        entries: name, protocol id and scores (as `Score.facts` writes them) of each way the model was used.
-        controls: the same of floors and ceilings.
-        measures: by key.
-        minutes: that the evaluation took.
-        notes: of all these.
-        audits: name, and what the audit for copies found, of each way the model was used.
-    """
-
-    entries: tuple[tuple[str, str, Mapping[str, Any]], ...]
-    controls: tuple[tuple[str, str, Mapping[str, Any]], ...]
-    measures: Mapping[str, Measure]
-    minutes: float
-    notes: tuple[str, ...]
-    audits: tuple[tuple[str, str], ...]
-
-
-def read_scores(path: Path, model_hash: str) -> ModelScores:
-    """The scores of a model in an evaluation.json.
-
-    Args:
-        path: as `toile evaluate` writes it.
-        model_hash: of the model's content.
-
-    Raises:
-        ToileError: no such file, another format, damaged, or no scores of this model without a LoRA in it.
-    """
-    facts = read_json(path)
-    if facts.get("format") != EVALUATION_FORMAT:
-        raise ToileError(f"{path} is no evaluation of the format {EVALUATION_FORMAT}; toile evaluate writes it")
-    try:
-        measures = {key: build_config(Measure, each, f"{path}: measures") for key, each in facts["measures"].items()}
-        # A LoRA's entry has the hash of its base, but what it makes is not the base's.
-        mine = [
-            entry
-            for entry in facts["entries"]
-            if entry["facts"].get("hash") == model_hash and not entry["settings"].get("loras")
-        ]
-        notes = [("", str(note)) for note in facts["notes"]]
-        notes += [(str(entry["name"]), str(note)) for entry in mine for note in entry["notes"]]
-        scores = ModelScores(
-            entries=tuple(_entry(entry) for entry in mine),
-            controls=tuple(_entry(entry) for entry in facts["controls"]),
-            measures=measures,
-            minutes=float(facts["minutes"]),
-            notes=tuple(note for _, note in notes if not note.startswith(_AUDITS)),
-            audits=tuple((name, note) for name, note in notes if note.startswith(_AUDITS)),
-        )
-        names = ", ".join(str(entry["name"]) for entry in facts["entries"])
-    except ToileError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ToileError(f"{path} is damaged: {type(error).__name__} at {str(error)[:80]!r}; evaluate again") from error
-    if not scores.entries:
-        raise ToileError(
-            f"{path} has no scores of these weights alone, but of {plain(names)}; run toile evaluate on the model"
-        )
-    return scores
-
-
-def _entry(entry: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
-    for score in entry["scores"].values():
-        for name in ("value", "low", "high"):
-            if score[name] is not None:
-                float(score[name])
-        int(score["n"])
-    return str(entry["name"]), str(entry["protocol_id"]), entry["scores"]
-
-
 def render_card(subject: CardSubject, balance: ModelBalance | None, scores: ModelScores | None) -> str:
     """The card as Markdown; equal arguments give equal text.
 
@@ -150,17 +73,9 @@ def render_card(subject: CardSubject, balance: ModelBalance | None, scores: Mode
     return "\n".join([MARK, *sections]) + "\n"
 
 
-def plain(text: object) -> str:
-    """A text from anywhere as one line that Markdown shows as it is."""
-    shown = str(text)
-    shown = shown if len(shown) <= _LONGEST else shown[: _LONGEST - 3] + "..."
-    shown = "".join(sign if sign.isprintable() else " " for sign in shown)
-    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", shown)
-
-
 def _code(text: str) -> str:
     """A text from anywhere as code within a line, in which nothing but its end has a meaning."""
-    shown = "".join(sign if sign.isprintable() and sign not in "`|" else " " for sign in text[:_LONGEST])
+    shown = "".join(sign if sign.isprintable() and sign not in "`|" else " " for sign in text[:LONGEST])
     return f"`{shown}`"
 
 
@@ -213,7 +128,8 @@ def _training(subject: CardSubject) -> Iterator[str]:
         seen = f", {known.steps * batch:,} pictures seen" if isinstance(batch, int) else ""
         task = plain(known.recipe.get("task", "not said"))
         yield f"- toile {plain(known.toile)}, task {task}, {known.steps:,} steps{seen}"
-        yield f"- pictures: {_code(known.pictures)}; held out: {_code(known.held_out)}"
+        held_out = "" if known.held_out == known.pictures else f"; held out: {_code(known.held_out)}"
+        yield f"- pictures and their split: {_code(known.pictures)}{held_out}"
         yield from (f"- network that took part, {plain(role)}: {_code(sha)}" for role, sha in known.networks.items())
         yield "- the full recipe is in provenance.json beside the weights\n"
     written = [section_of(subject.readme, title) for title in ("Data", "Recipe and compute")]
@@ -325,7 +241,14 @@ def _scores(scores: ModelScores | None, model: str) -> Iterator[str]:
         yield f"Not measured. {made_by} writes evaluation.json, which toile card reads: --evaluation FILE.\n"
         return
     ids = ", ".join(_code(protocol) for protocol in dict.fromkeys(protocol for _, protocol, _ in scores.entries))
-    yield f"Protocol {ids}; scores of other protocols cannot be compared. Brackets are 95 % intervals.\n"
+    yield (
+        f"Protocol {ids}; scores of other protocols cannot be compared. Brackets are 95 % intervals. Of "
+        f"{scores.num_pictures:,} pictures each, where no other n is given.\n"
+    )
+    if scores.meanings:
+        yield "Beside the model stand floors and ceilings, which say what the scores can be:\n"
+        yield from (f"- {plain(name)}: {plain(meaning)}" for name, meaning in scores.meanings)
+        yield ""
     for group, question in GROUPS.items():
         if group != ORIGINALITY:
             yield f"### {question}\n"
@@ -339,21 +262,22 @@ def _score_table(scores: ModelScores, group: str) -> Iterator[str]:
     rows = []
     for key, measure in scores.measures.items():
         if measure.group == group and any(key in of for _, _, of in scores.entries):
-            cells = [_cell(measure, of.get(key)) for _, _, of in columns]
-            rows.append((f"{plain(measure.title)} ({measure.better} is better)", *cells))
+            cells = [_cell(measure, of.get(key), scores.num_pictures) for _, _, of in columns]
+            rows.append((f"{plain(measure.title)} ({measure.direction})", *cells))
     if not rows:
         yield "Not measured.\n"
         return
     yield from _table(("", *(plain(name) for name, _, _ in columns)), rows)
 
 
-def _cell(measure: Measure, score: Mapping[str, Any] | None) -> str:
+def _cell(measure: Measure, score: Mapping[str, Any] | None, num_pictures: int) -> str:
     if score is None or score["value"] is None:
         return "-"
     text = measure.worded(float(score["value"]))
     if score["low"] is not None and score["high"] is not None:
-        text += f" ({measure.worded(float(score['low']))} to {measure.worded(float(score['high']))})"
-    return f"{text}, n = {int(score['n']):,}"
+        low, high = measure.worded(float(score["low"])), measure.worded(float(score["high"]))
+        text += f" ({low.removesuffix(' %')} to {high})"
+    return text if int(score["n"]) == num_pictures else f"{text}, n = {int(score['n']):,}"
 
 
 def _limits(subject: CardSubject, balance: ModelBalance | None) -> Iterator[str]:

@@ -70,10 +70,17 @@ def _headline(evaluation: Evaluation, pictures: Pictures, links: str) -> str:
     if alarms:
         sentences.append(f"Copy alarm: {', '.join(alarms)}. See Originality.")
     lead = "".join(f'<p class="lead">{shown(sentence, _SENTENCE)}</p>' for sentence in sentences)
+    lead += _left_out(evaluation)
     return (
         f"<header><h1>{shown(title, _SENTENCE)}</h1>{lead}{_chips(evaluation)}{_cards(evaluation, pictures)}"
         f"{_verdicts(evaluation)}<nav>{links}</nav></header>"
     )
+
+
+def _left_out(evaluation: Evaluation) -> str:
+    """What was not measured, and why."""
+    items = "".join(f"<li>{shown(sentence, _SENTENCE)}</li>" for sentence in evaluation.left_out)
+    return f'<div class="leftout"><p>Not measured:</p><ul>{items}</ul></div>' if items else ""
 
 
 def _chips(evaluation: Evaluation) -> str:

@@ -41,6 +41,7 @@ nav {{ display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: 1rem 0 0; font
 .lead {{ font-size: 1.05rem; }} .faint, .small {{ color: var(--soft); }}
 .small {{ display: block; font-size: .78rem; font-weight: 400; line-height: 1.35; }}
 th > .small:first-child, p.small {{ display: block; }} th[scope=row] > .small:not(.meaning) {{ display: inline; }}
+.leftout {{ color: var(--soft); font-size: .92rem; margin: .8rem 0; }}
 .cards {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .9rem; margin: 1.2rem 0; }}
 .card {{ background: var(--raised); border-radius: 10px; padding: .9rem 1rem 1rem; }}
 .card .who {{ font-size: 1.15rem; font-weight: 650; line-height: 1.3; margin: .35rem 0 .1rem; }}

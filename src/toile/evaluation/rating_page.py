@@ -81,7 +81,9 @@ def render_page(
     }
     policy = f"default-src 'none'; img-src data:; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}"
     width, height = size
-    body = _BODY.replace("{width}", str(width)).replace("{height}", str(height)).replace("{pairs}", str(len(shown)))
+    is_twice = len({frozenset((pair.left, pair.right)) for pair in shown}) < len(shown)
+    body = _BODY.replace("{twice}", _TWICE if is_twice else "")
+    body = body.replace("{width}", str(width)).replace("{height}", str(height)).replace("{pairs}", str(len(shown)))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -140,6 +142,7 @@ textarea { width: 100%; height: 8rem; }
 #note { color: var(--soft); font-size: .85rem; } li { margin: .25rem 0; }
 """
 
+_TWICE = """<li>Some pairs come twice. Do not try to remember: answer as if you saw them for the first time.</li>"""
 _BODY = """<body>
 <noscript><p>This page needs JavaScript, of which all is in the page itself: it loads and sends nothing.</p></noscript>
 <main id="start" hidden><h1>Which picture?</h1>
@@ -148,7 +151,7 @@ _BODY = """<body>
 pictures should show.</li>
 <li>Then the words appear that both pictures were made for: <strong>which fits the words better?</strong></li>
 <li>Say <strong>same</strong> only if you really see no difference. Go by your first impression; there is no right
-answer.</li><li>Some pairs come twice. Do not try to remember: answer as if you saw them for the first time.</li></ul>
+answer.</li>{twice}</ul>
 <p>Tap or click a picture, or use the keys: <kbd>&larr;</kbd> left, <kbd>&rarr;</kbd> right, <kbd>S</kbd> or
 <kbd>&darr;</kbd> same, <kbd>U</kbd> or <kbd>Backspace</kbd> take the last answer back. You can close the page and go on
 later in the same browser.</p>

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,47 +14,29 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from toile.errors import ToileError
+from toile.evaluation.asking import ask, data_for
 from toile.evaluation.bench import Bench, Measured
-from toile.evaluation.clip_score import PUBLISHED_PREFIX
-from toile.evaluation.contestants import (
-    Contestant,
-    DiffusionContestant,
-    FolderContestant,
-    open_contestant,
-    with_own_names,
-)
+from toile.evaluation.contestants import Contestant, FolderContestant, open_contestant, with_own_names
+from toile.evaluation.controls import REAL_PICTURES, controls_of, left_out_of_controls, shuffled
+from toile.evaluation.defaults import NETWORKS, NUM_PICTURES, NUM_SETS, SIZE
 from toile.evaluation.extra_suites import Extras, ExtraSuites
-from toile.evaluation.feature_networks import (
-    ATTRIBUTES,
-    CLIP,
-    WORDS,
-    FeatureNetwork,
-    find_judge,
-    open_feature_network,
-    refuse_partial,
-)
-from toile.evaluation.features import load_evaluator
+from toile.evaluation.feature_networks import RANDOM_DIM, FeatureNetwork, open_feature_network, refuse_partial
+from toile.evaluation.judges import has_labels, left_out, notes_on, open_judges, random_for, refuse_unfit
 from toile.evaluation.measures import all_measures
 from toile.evaluation.page_pictures import CopyPair, CopyPairs, Pictures
 from toile.evaluation.picture_sets import PictureSets
 from toile.evaluation.picture_store import PictureStore, make_pictures
-from toile.evaluation.real_side import RealSide, alike_in_training, divide_real
-from toile.evaluation.scores import Entry, Evaluation, Protocol
+from toile.evaluation.real_side import RealSide, divide_real
+from toile.evaluation.scores import Entry, Evaluation, Protocol, Score
 from toile.evaluation.suites import Prompt
 from toile.evaluation.verdict import compare_all
-from toile.model_files.clip_pair import load_clip_pair
 from toile.training.pictures import DataConfig, PictureSet
 
-NETWORKS = ("attributes", "words", "random")
-NUM_PICTURES, NUM_SETS = 1300, 5
-REAL_PICTURES, SHUFFLED_PROMPTS = "real pictures", "shuffled prompts"
 _PAIRS_SHOWN = 12
 _MAKERS_SHARE, _MAKING_SHARE = 0.9, 0.8  # of the time: of makers beside controls, and of making beside judging
 _T = TypeVar("_T")
-_TOGETHER = 200
 
 
 @dataclass(frozen=True)
@@ -65,11 +46,12 @@ class EvaluationRequest:
     Attributes:
         specs: makers as `open_contestant` takes them, at least one.
         folder: pictures are kept in its `pictures/`, so that what was made is not made again.
-        num_pictures: N, of each maker; rounded down to a multiple of `num_sets`.
+        num_pictures: N, of each maker; as many as the smallest folder has, where that has fewer.
         num_sets: K, at least 2.
         seed: of the first picture, and of everything that is drawn but the division of real pictures.
         division_seed: of that into prompts and reference.
-        networks: as `open_feature_network` takes them, the most trusted first; one of them names attributes.
+        networks: as `open_feature_network` takes them, the most trusted first. None: `NETWORKS`; for pictures without
+            labels of articles, of which these are no judges, a random network as wide as their number allows.
         data: the real pictures.
         extras: also measure what needs pictures or trainings of its own: unseen pairs, swapped words, diversity, what
             a classifier learns. It takes about half of the time.
@@ -84,8 +66,8 @@ class EvaluationRequest:
     num_pictures: int = NUM_PICTURES
     num_sets: int = NUM_SETS
     seed: int = 0
-    networks: tuple[str, ...] = NETWORKS
-    data: DataConfig = field(default_factory=lambda: DataConfig(64, 80))
+    networks: tuple[str, ...] | None = None
+    data: DataConfig = field(default_factory=lambda: DataConfig(*SIZE))
     extras: bool = True
     device: str = "auto"
     dtype: str = "auto"
@@ -94,6 +76,8 @@ class EvaluationRequest:
     def __post_init__(self) -> None:
         if not self.specs:
             raise ToileError("nothing to evaluate: give at least one model or folder of pictures")
+        if self.networks is not None and not self.networks:
+            raise ToileError("nothing looks at the pictures: give at least one network")
         if self.num_sets < 2 or self.num_pictures < self.num_sets:
             raise ToileError(f"{self.num_pictures} pictures in {self.num_sets} sets: give 2 sets or more, of 1 or more")
 
@@ -122,22 +106,15 @@ def evaluate(request: EvaluationRequest) -> Generator[Progress, None, Result]:
     """
     started = time.monotonic()
     yield Progress("reading the data and the judges", 0.0)
-    networks = [open_feature_network(spec) for spec in request.networks]
+    given = [open_feature_network(spec) for spec in request.networks or ()]
     contestants = [open_contestant(spec, request.device, request.dtype) for spec in request.specs]
     with_own_names(contestants)
-    removed = _removed_for_all(contestants)
-    pictures = PictureSet(replace(request.data, unseen=removed))
-    for network in networks:
-        refuse_partial(network, None, pictures.pixels_identity)
-        for contestant in contestants:
-            for provenance in contestant.provenances:
-                refuse_partial(network, provenance)
-    real = divide_real(pictures, request.division_seed, max(network.feature_dim for network in networks))
-    bench = _bench(real, networks, request)
-    prompts, suite = _prompts(real, contestants, request)
-    bench.prepare(PictureSets(prompts, request.num_sets, request.seed))
-    protocol = _protocol(bench, prompts, suite, request)
-    extra = ExtraSuites(bench, request.seed, removed) if request.extras else None
+    data = data_for(request.data, contestants)
+    bench, prompts, suite = _prepare(PictureSet(data), given, contestants, request)
+    sets = PictureSets(prompts, request.num_sets, request.seed)
+    bench.prepare(sets)
+    real, protocol = bench.real, _protocol(bench, prompts, suite, request)
+    extra = ExtraSuites(bench, request.seed, data.unseen) if request.extras else None
     entries: list[Entry] = []
     made: dict[str, PictureStore] = {}
     shown = _Shown(real)
@@ -149,17 +126,21 @@ def evaluate(request: EvaluationRequest) -> Generator[Progress, None, Result]:
         entries.append(_entry(contestant, measured, extras, protocol, real))
         shown.take(contestant.name, store.pixels, measured, bench, extras)
         shown.stages[contestant.name] = [(step, path.read_bytes()) for step, path in contestant.place.sheets]
-    measures = all_measures([network.name for network in networks])
+    measures = all_measures([network.name for network in bench.networks])
     controls: list[Entry] = []
-    for name, meaning, pixels, of_prompts in _controls(bench, prompts, contestants, request):
-        yield Progress(f"judging {name}", _MAKERS_SHARE + (1 - _MAKERS_SHARE) * len(controls) / 4)
-        measured = bench.measure(pixels, of_prompts)
-        ceilings = extra.of_real_pictures(len(prompts)) if extra is not None and name == REAL_PICTURES else {}
-        scores = {**measured.scores, **ceilings}
-        controls.append(Entry(name, scores, protocol.id, True, meaning, notes=_audit_notes(measured)))
-        shown.take(name, pixels.numpy(), measured, bench, Extras())
-    controls.append(_shuffled(bench, prompts, contestants[0].name, made, protocol))
-    measured_keys = {key for entry in (*entries, *controls) for key in entry.scores}
+    for control in controls_of(bench, prompts, contestants, request.seed):
+        yield Progress(f"judging {control.name}", _MAKERS_SHARE + (1 - _MAKERS_SHARE) * len(controls) / 4)
+        measured = bench.measure(control.pixels, control.prompts)
+        notes = _audit_notes(measured)
+        controls.append(Entry(control.name, measured.scores, protocol.id, True, control.meaning, notes=notes))
+        shown.take(control.name, control.pixels.numpy(), measured, bench, Extras())
+    makes = request.extras and any(not isinstance(contestant, FolderContestant) for contestant in contestants)
+    left = [*left_out(bench, prompts, sets, makes), *left_out_of_controls(bench, controls)]
+    if extra is not None:
+        controls = _with_ceilings(controls, extra.of_real_pictures(len(prompts)))
+    if (by_chance := shuffled(bench, prompts, contestants[0].name, made, protocol)) is not None:
+        controls.append(by_chance)
+    measured_keys = {key for entry in entries for key in entry.scores}
     measures = {key: measure for key, measure in measures.items() if key in measured_keys}
     evaluation = Evaluation(
         protocol,
@@ -168,39 +149,41 @@ def evaluate(request: EvaluationRequest) -> Generator[Progress, None, Result]:
         tuple(controls),
         compare_all(measures, entries),
         tuple(prompt.text for prompt in prompts),
-        _notes(entries, measures),
+        (*_notes(entries, measures), *notes_on(bench.networks, real)),
         (time.monotonic() - started) / 60,
+        tuple(left),
     )
     return Result(evaluation, shown.pictures())
 
 
-def _removed_for_all(contestants: Sequence[Contestant]) -> tuple[str, ...]:
-    """Pairs of colour and article that every model's training left out on purpose (`data.unseen`)."""
-    known = [provenance for contestant in contestants for provenance in contestant.provenances]
-    left_out = [set(provenance.recipe.get("data", {}).get("unseen", ())) for provenance in known]
-    trained = [contestant for contestant in contestants if not isinstance(contestant, FolderContestant)]
-    if not left_out or any(not contestant.provenances for contestant in trained):
-        return ()
-    return tuple(sorted(set.intersection(*left_out)))
+def _prepare(
+    pictures: PictureSet,
+    given: Sequence[FeatureNetwork],
+    contestants: Sequence[Contestant],
+    request: EvaluationRequest,
+) -> tuple[Bench, tuple[Prompt, ...], str]:
+    """The bench, the prompt of each picture, and what these are called.
 
-
-def _bench(real: RealSide, networks: Sequence[FeatureNetwork], request: EvaluationRequest) -> Bench:
-    """The judge of attributes is the one among the networks; that of words too, or a published CLIP if it is there."""
-
-    def folder_of(kind: str) -> Path | None:
-        for spec in request.networks:
-            name, _, place = spec.partition("=")
-            if name == kind:
-                return Path(place) if place else find_judge(kind)
-        return None
-
-    attributes, clip, words = folder_of(ATTRIBUTES), folder_of(CLIP), folder_of(WORDS)
-    if attributes is None:
-        raise ToileError(f"--networks must have one that names attributes: {ATTRIBUTES}, or {ATTRIBUTES}=FOLDER")
-    judge = load_evaluator(attributes, real.pictures.pixels_identity)
-    place, prefix = (words, "") if clip is None else (clip, PUBLISHED_PREFIX)
-    pair = None if place is None else load_clip_pair(place)
-    return Bench(real, networks, judge, pair, request.num_sets, request.seed, prefix)
+    Args:
+        given: the networks of the request, opened.
+    """
+    specs = request.networks or (NETWORKS if has_labels(pictures) else ())
+    refuse_unfit(specs, pictures)
+    networks = list(given) or [open_feature_network(spec) for spec in specs]
+    widest = max((network.feature_dim for network in networks), default=RANDOM_DIM)
+    real = divide_real(pictures, request.division_seed, widest)
+    prompts, suite = ask(real, contestants, request.num_pictures)
+    if not networks:
+        specs = (random_for(PictureSets(prompts, request.num_sets, request.seed), real),)
+        networks = [open_feature_network(specs[0])]
+    for network in networks:
+        refuse_partial(network, None, pictures.pixels_identity)
+        for contestant in contestants:
+            for provenance in contestant.provenances:
+                refuse_partial(network, provenance)
+    judges = open_judges(specs, networks, pictures.pixels_identity)
+    bench = Bench(real, judges.networks, judges.attributes, judges.words, request.num_sets, request.seed, judges.prefix)
+    return bench, prompts, suite
 
 
 def _protocol(bench: Bench, prompts: Sequence[Prompt], suite: str, request: EvaluationRequest) -> Protocol:
@@ -218,35 +201,6 @@ def _protocol(bench: Bench, prompts: Sequence[Prompt], suite: str, request: Eval
         f"{pictures.width}x{pictures.height}",
         {network.name: (network.sha256, network.preparation) for network in bench.networks},
     )
-
-
-def _prompts(
-    real: RealSide, contestants: Sequence[Contestant], request: EvaluationRequest
-) -> tuple[tuple[Prompt, ...], str]:
-    """A prompt for each picture, and what they are called: those of held-out pictures, or those of a folder."""
-    folders = [contestant for contestant in contestants if isinstance(contestant, FolderContestant)]
-    whole = request.num_pictures - request.num_pictures % request.num_sets
-    if not folders:
-        return real.prompts_for(whole), real.suite.name
-    known: dict[str, list[Prompt]] = {}
-    for prompt in real.suite.prompts:
-        known.setdefault(prompt.text, []).append(prompt)
-    fewest = min(len(folder.paths) for folder in folders)
-    texts = folders[0].prompts[: min(whole, fewest - fewest % request.num_sets)]
-    if len(contestants) > len(folders) and not all(texts):
-        raise ToileError(f"{folders[0].name} has pictures without a recipe: nobody knows what a model should make")
-    for folder in folders[1:]:
-        if folder.prompts[: len(texts)] != texts:
-            raise ToileError(f"{folders[0].name} and {folder.name} have pictures of different prompts: not comparable")
-    if not texts:
-        raise ToileError(f"{folders[0].name}: {fewest} pictures are too few")
-    counts = Counter[str]()
-    prompts = []
-    for text in texts:  # of several real pictures of one caption each is taken in turn
-        of_text = known.get(text, [Prompt(text)])
-        prompts.append(of_text[counts[text] % len(of_text)])
-        counts[text] += 1
-    return tuple(prompts), f"prompts of {folders[0].name}"
 
 
 def _within(work: Generator[Progress, None, _T], first: float, part: float) -> Generator[Progress, None, _T]:
@@ -287,7 +241,7 @@ def _judge(
     if len(pixels) > 1 and extra is not None:
         extras = extra.measure(pixels)
     if extra is not None:
-        extras.scores |= extra.taught(pixels[""], prompts)
+        extras.scores |= extra.taught(pixels[""], prompts, measured.features)
     return stores[""], measured, extras
 
 
@@ -316,40 +270,24 @@ def _entry(contestant: Contestant, measured: Measured, extras: Extras, protocol:
 
 
 def _audit_notes(measured: Measured) -> tuple[str, ...]:
-    return () if measured.audit is None else (measured.audit.sentence,)
+    """What the audit for copies found; without one, how many pictures are copies beyond doubt."""
+    if measured.audit is not None:
+        return (measured.audit.sentence,)
+    each = measured.scores["memorisation"].each
+    exact = 0 if each is None else int((each == 0).sum())
+    return (f"Copies: {exact:,} pictures look exactly like a training picture to the first network.",) if exact else ()
 
 
-def _controls(
-    bench: Bench, prompts: Sequence[Prompt], contestants: Sequence[Contestant], request: EvaluationRequest
-) -> Generator[tuple[str, str, Tensor, Sequence[Prompt]], None, None]:
-    """Floors and ceilings: name, meaning, pixels, and the prompts they are held to; no real picture comes twice."""
-    real = bench.real
-    described = prompts
-    if any(prompt.position is None for prompt in prompts):  # prompts of people: those of the suite stand in
-        described = real.prompts_for(len(prompts))
-    own = {prompt.position: prompt for prompt in described if prompt.position is not None}
-    of_own = tuple(own.values())
-    pixels = real.pixels(np.array(list(own), dtype=np.int64))
-    yield REAL_PICTURES, "Held-out pictures of held-out captions: what the best maker could reach.", pixels, of_own
-    size = (real.pictures.width, real.pictures.height)
-    model = next((each for each in contestants if isinstance(each, DiffusionContestant) and each.size == size), None)
-    if model is not None:
-        rebuilt = torch.cat([model.reconstruct(part) for part in pixels.split(_TOGETHER)])
-        meaning = f"The same pictures through the autoencoder of {model.name}: what it loses before it starts."
-        yield "reconstructions", meaning, rebuilt, of_own
-    alike = alike_in_training(real, [prompt.fields for prompt in of_own], request.seed)
-    meaning = "Training pictures of the same article and colour: good in everything but originality."
-    yield "copies of training pictures", meaning, real.pixels(alike), of_own
-
-
-def _shuffled(
-    bench: Bench, prompts: Sequence[Prompt], name: str, made: Mapping[str, PictureStore], protocol: Protocol
-) -> Entry:
-    """A maker's pictures beside each other's prompts."""
-    order = np.random.default_rng(bench.seed).permutation(len(prompts))
-    scores = bench.faithfulness(torch.from_numpy(made[name].pixels), [prompts[place] for place in order])
-    meaning = f"The pictures of {name} beside each other's prompts: what chance gives."
-    return Entry(SHUFFLED_PROMPTS, scores, protocol.id, True, meaning)
+def _with_ceilings(controls: Sequence[Entry], ceilings: Mapping[str, Score]) -> list[Entry]:
+    """What real pictures reach in the further suites stands with the real pictures, or else with the first control."""
+    if not controls:
+        return []
+    names = [control.name for control in controls]
+    place = names.index(REAL_PICTURES) if REAL_PICTURES in names else 0
+    return [
+        replace(control, scores={**control.scores, **ceilings}) if number == place else control
+        for number, control in enumerate(controls)
+    ]
 
 
 def _notes(entries: Sequence[Entry], measures: Mapping[str, Any]) -> tuple[str, ...]:

@@ -215,6 +215,7 @@ class Evaluation:
         captions: prompts of the pictures, of which every maker made one each.
         notes: what a reader must know of the whole.
         minutes: that it took, with the making of pictures.
+        left_out: what was not measured, and why, a sentence each.
     """
 
     protocol: Protocol
@@ -225,6 +226,7 @@ class Evaluation:
     captions: tuple[str, ...]
     notes: tuple[str, ...] = ()
     minutes: float = 0.0
+    left_out: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -236,6 +238,7 @@ class Evaluation:
             "controls": [_entry_facts(entry) for entry in self.controls],
             "verdicts": [asdict(verdict) for verdict in self.verdicts],
             "notes": list(self.notes),
+            "left_out": list(self.left_out),
             "minutes": self.minutes,
         }
 

@@ -19,6 +19,7 @@ MOST_COLOUR = 18
 DARKEST_BACKDROP = 120
 # Pictures are brought to shape with white at their sides, which is no part of their frame.
 MARGINS = (1, 3)
+_LEAST_SPREAD = 0.02  # of areas, in shares of the picture, from the tenth to the ninetieth of a hundred pictures
 _BATCH = 256  # what is looked at together; it changes no result
 
 
@@ -149,6 +150,15 @@ def shapes_of(pixels: Tensor) -> Shapes:
     found = [measure_shapes(silhouettes(part)) for part in pixels.split(_BATCH)]
     names = [field.name for field in fields(Shapes)]
     return Shapes(*(torch.cat([getattr(shapes, name) for shapes in found]) for name in names))
+
+
+def have_silhouettes(pixels: Tensor) -> bool:
+    """Whether pictures (N, H, W, 3) uint8 show articles on a plain light backdrop, so that silhouettes say something.
+
+    On any other all is silhouette, in every picture alike but for some odd ones.
+    """
+    low, high = shapes_of(pixels).area.quantile(torch.tensor([0.1, 0.9])).tolist()
+    return high - low > _LEAST_SPREAD
 
 
 def measure_shapes(masks: Tensor, margins: tuple[int, int] = MARGINS) -> Shapes:

@@ -12,6 +12,7 @@ from toile.data.captions import CaptionWriter
 from toile.data.records import Record
 from toile.errors import ToileError
 from toile.evaluation.quality import divide_held_out
+from toile.training.denoising_objective import with_trigger
 from toile.training.pictures import PictureSet, colour_and_article
 
 _COLOUR, _ARTICLE = "baseColour", "articleType"
@@ -76,11 +77,15 @@ def held_out(pictures: PictureSet, num: int, seed: int = 0) -> Suite:
     """
     positions = divide_held_out(np.concatenate([pictures.validation, pictures.test]), num, seed).prompts
     writer = CaptionWriter()
-    prompts = []
-    for position in positions.tolist():
-        record = pictures.records[position]
-        prompts.append(Prompt(writer.full(record), dict(record.fields), position))
-    return Suite("held out", "captions of pictures that were not learnt", tuple(prompts))
+    prompts = tuple(prompt_of(pictures, position, writer) for position in positions.tolist())
+    return Suite("held out", "captions of pictures that were not learnt", prompts)
+
+
+def prompt_of(pictures: PictureSet, position: int, writer: CaptionWriter | None = None) -> Prompt:
+    """What a picture is asked for with: its full caption, after the word that calls up what was learnt."""
+    record = pictures.records[position]
+    text = with_trigger(pictures.trigger, (writer or CaptionWriter()).full(record))
+    return Prompt(text, dict(record.fields), position)
 
 
 def unseen_pairs(

@@ -32,9 +32,10 @@ def table_of(evaluation: Evaluation) -> list[Table]:
 
 
 def verdict_lines(evaluation: Evaluation) -> list[str]:
-    """The headline, then the best maker's verdicts in the main measures, then what they hold for."""
+    """The headline, the best maker's verdicts in the main measures, what was not measured, what all this holds for."""
     leading, others = leading_verdicts(evaluation)
     lines = [*headline(evaluation), *(verdict.sentence for verdict in leading)]
+    lines += [f"Not measured: {sentence}" for sentence in evaluation.left_out]
     protocol = evaluation.protocol
     more = f"; {len(others):,} more comparisons are on the page" if others else ""
     of_each = f"{protocol.num_pictures:,} pictures of each maker"

@@ -23,15 +23,19 @@ _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 _Z_POWER = NormalDist().inv_cdf(POWER)
 
 
-def score_of_sets(values: Sequence[float], n: int) -> Score:
+def score_of_sets(values: Sequence[float], n: int, is_share: bool = False) -> Score:
     """The mean over K disjoint sets with Student's interval of K - 1 degrees of freedom.
 
     Args:
         values: of each set; with one set there is no interval.
         n: pictures in all sets together.
+        is_share: they are shares, so the interval ends at 0 and 1.
     """
     mean, reach = _of_sets(np.asarray(values, dtype=np.float64))
-    return Score(mean, mean - reach, mean + reach, n, tuple(map(float, values)))
+    low, high = mean - reach, mean + reach
+    if is_share and not math.isnan(reach):
+        low, high = max(low, 0.0), min(high, 1.0)
+    return Score(mean, low, high, n, tuple(map(float, values)))
 
 
 def score_without_sets(whole: float, without: Sequence[float], n: int) -> Score:
