@@ -31,6 +31,7 @@ LAYERS = {
     "embeddings": 2,
     "lora": 2,
     "one_shot": 2,
+    "upscaler": 2,
     "picture_recipe": 2,
     "generation": 3,
     "data_check": 3,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from toile.diffusion.samplers import find_sampler
 from toile.diffusion.schedule import SPACINGS
 from toile.errors import ToileError
+from toile.schema import build_config
 from toile.text.prompt import parse_prompt
 from toile.text.word_weights import WORD_WEIGHTS
 
@@ -20,6 +24,20 @@ MAX_BATCH_SIZE = 1024
 MAX_PROMPT_LENGTH = 100_000
 SAFETY_ACTIONS = ("blur", "refuse", "report", "off")
 ETA_SAMPLERS = ("ddim", "euler_ancestral", "dpmpp_2m_sde")
+# How much work is done for a picture, not which picture: what a quality may set.
+QUALITY_SETTINGS = (
+    "steps",
+    "guidance",
+    "guidance_interval",
+    "guidance_rescale",
+    "sampler",
+    "spacing",
+    "eta",
+    "noise_candidates",
+    "deepcache",
+    "tgate",
+)
+_QUALITIES = "qualities"
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,7 @@ class GenerationSettings:
         hires_scale: 1 to 4, makes pictures so many times as large in a second pass over the enlarged result of the
             first; None = one pass.
         hires_strength: share of the steps that the second pass does, above 0 to 1.
+        upscale: whether the model's upscaler enlarges the pictures; None = if it has one that takes this size.
         edit_cross, edit_self: of an edit of another prompt's picture, for which share of the steps that picture leads
             where words act, and which positions belong together; 0 to 1.
         negative: what pictures should not show; "" = nothing in particular.
@@ -69,6 +88,7 @@ class GenerationSettings:
     strength: float = 0.7
     hires_scale: float | None = None
     hires_strength: float = 0.5
+    upscale: bool | None = None
     edit_cross: float = 0.8
     edit_self: float = 0.4
     negative: str = ""
@@ -96,6 +116,8 @@ class GenerationSettings:
                 raise ToileError(f"{name} is 0, which would change nothing; allowed: above 0, to 1")
         if self.hires_scale is not None:
             check_number("hires_scale", self.hires_scale, 1.0, MAX_HIRES_SCALE)
+        if not isinstance(self.upscale, bool | None):
+            raise ToileError(f"upscale is {self.upscale!r}; allowed: true, false, or none to let the model decide")
         check_number("edit_cross", self.edit_cross, 0.0, 1.0)
         check_number("edit_self", self.edit_self, 0.0, 1.0)
         check_prompt("negative", self.negative)
@@ -130,6 +152,86 @@ class GenerationSettings:
     def resolved_spacing(self, of_model: str) -> str:
         """The spacing that counts: the one asked for, else the sampler name's ("... Karras"), else the model's."""
         return self.spacing or find_sampler(self.sampler).spacing or of_model
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The settings that suit a model, as its toile.json has them.
+
+    Attributes:
+        defaults: for whatever a request leaves open.
+        qualities: full settings by name, for example "draft"; of the defaults they change only `QUALITY_SETTINGS`.
+
+    Raises:
+        ToileError: a quality without a name, or one that changes another setting.
+    """
+
+    defaults: GenerationSettings
+    qualities: Mapping[str, GenerationSettings] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, changes in self._changes().items():
+            if not name.strip():
+                raise ToileError(f"a quality is named {name!r}; give it a name that can be typed")
+            if others := sorted(set(changes) - set(QUALITY_SETTINGS)):
+                raise ToileError(
+                    f"quality {name!r} sets {', '.join(others)}; a quality may set {', '.join(QUALITY_SETTINGS)}"
+                )
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any], where: str) -> ModelSettings:
+        """Reads what a file said: the defaults, and under "qualities" by name what each has instead.
+
+        Args:
+            content: of the file.
+            where: the file, for messages.
+
+        Raises:
+            ToileError: an unknown key, or a value that is not allowed, by name.
+        """
+        plain = {name: value for name, value in content.items() if name != _QUALITIES}
+        named = content.get(_QUALITIES, {})
+        if not isinstance(named, dict) or not all(isinstance(changes, dict) for changes in named.values()):
+            raise ToileError(f'{where}: {_QUALITIES} must hold settings by name, as in {{"draft": {{"steps": 8}}}}')
+        defaults = build_config(GenerationSettings, plain, where)
+        qualities = {}
+        for name, changes in named.items():
+            try:
+                qualities[name] = build_config(GenerationSettings, {**plain, **changes}, f"{where}: quality {name!r}")
+            except ToileError as error:
+                message = str(error)
+                raise ToileError(message if where in message else f"{where}: quality {name!r}: {message}") from error
+        try:
+            return ModelSettings(defaults, qualities)
+        except ToileError as error:
+            raise ToileError(f"{where}: {error}") from error
+
+    def as_json(self) -> dict[str, Any]:
+        """What `from_json` reads; qualities only if there are any."""
+        whole = dataclasses.asdict(self.defaults)
+        return {**whole, _QUALITIES: self._changes()} if self.qualities else whole
+
+    def of_quality(self, name: str | None) -> GenerationSettings:
+        """The settings of a quality; the defaults for None.
+
+        Raises:
+            ToileError: there is no such quality; those that there are are named.
+        """
+        if name is None:
+            return self.defaults
+        if name in self.qualities:
+            return self.qualities[name]
+        if not self.qualities:
+            raise ToileError(f"quality is {name!r}, but this model names no qualities; say steps, sampler and guidance")
+        raise ToileError(f"quality is {name!r}; allowed for this model: {', '.join(self.qualities)}")
+
+    def _changes(self) -> dict[str, dict[str, Any]]:
+        """Of each quality, what is not as in the defaults."""
+        usual = dataclasses.asdict(self.defaults)
+        return {
+            name: {key: value for key, value in dataclasses.asdict(of_quality).items() if value != usual[key]}
+            for name, of_quality in self.qualities.items()
+        }
 
 
 def check_whole(name: str, value: int, low: int, high: int) -> None:

@@ -7,8 +7,8 @@ states.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -18,34 +18,37 @@ from torch import Tensor
 from toile.device import choose_device, choose_dtype, keep_freed_memory
 from toile.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from toile.errors import ToileError
-from toile.generation_settings import MAX_SIDE, GenerationSettings
-from toile.model_files.parts import default_settings
+from toile.generation_settings import MAX_SIDE, GenerationSettings, ModelSettings
 from toile.model_files.reading import read_model
 from toile.model_folder import (
     SCHEDULE_NAME,
     SETTINGS_NAME,
+    UPSCALER_FOLDER,
     ModelFacts,
     find_model,
     load_autoencoder,
+    load_reader,
     read_model_facts,
+    read_settings,
     schedule_constants,
     text_encoder_constants,
     unet_constants,
     vae_constants,
     write_model_index,
 )
-from toile.models.autoencoders import Autoencoder, AutoencoderConfig, build_autoencoder
+from toile.models.autoencoders import Autoencoder, build_autoencoder
 from toile.models.clip import CLIPTextConfig, CLIPTextModel
 from toile.models.learned_words import with_words
 from toile.models.safety_checker import SafetyChecker, SafetyCheckerConfig
 from toile.models.unet import UNet, UNetConfig
 from toile.nn.layers import pack_weights
-from toile.schema import build_config
+from toile.text.reader import PromptReader
 from toile.text.rows import PromptTokens, stack_prompts, tokenize_prompt
 from toile.text.tokenizer import Tokenizer
 from toile.text.word_weights import weigh_states, weigh_values
+from toile.upscaler import Upscaler
 from toile.weights.embedding_file import Embedding
-from toile.weights.files import read_json, write_json_atomically
+from toile.weights.files import write_json_atomically
 from toile.weights.folder import build_empty, fill_component, load_component, read_config, save_component, write_config
 from toile.weights.mapping import Placement
 
@@ -85,16 +88,18 @@ class EncodedPrompts:
 class LatentDiffusion:
     """A model that turns prompts into pictures.
 
-    The three networks are in one dtype and on one device.
-
     Attributes:
-        vae, text_encoder, unet: the networks; the first may be pixels themselves, see `toile.models.pixel_space`.
+        vae, text_encoder, unet: the networks, in one dtype and on one device; the first may be pixels themselves, see
+            `toile.models.pixel_space`.
         tokenizer: turns prompts into the ids the text encoder reads.
         schedule: the noise levels the U-Net was trained with, and what it predicts.
         defaults: the settings that suit the model.
         origin: the folder, file or name it was loaded from; None for one put together in memory.
         notes: what a file did not say itself and was told from something else, a sentence each.
         embeddings: files of learned words that the tokenizer and the text encoder know besides their own.
+        reader: says prompts in the words the model learnt; None leaves them as they are typed. `save` does not write
+            its tables: a model that learns further learns other words.
+        qualities: settings by name, between which people choose instead of the defaults.
 
     Raises:
         ToileError: the parts do not fit together.
@@ -109,6 +114,8 @@ class LatentDiffusion:
     origin: str | None = None
     notes: tuple[str, ...] = ()
     embeddings: tuple[Embedding, ...] = ()
+    reader: PromptReader | None = None
+    qualities: Mapping[str, GenerationSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unet, vae, text = self.unet.config, self.vae.config, self.text_encoder.config
@@ -177,8 +184,17 @@ class LatentDiffusion:
         save_component(folder / "text_encoder", self.text_encoder, text, constants, dtype, "model.safetensors")
         self.tokenizer.save(folder / "tokenizer")
         write_config(folder / "scheduler" / SCHEDULE_NAME, self.schedule.config, schedule_constants())
-        write_json_atomically(folder / SETTINGS_NAME, asdict(self.defaults))
+        write_json_atomically(folder / SETTINGS_NAME, ModelSettings(self.defaults, self.qualities).as_json())
         write_model_index(folder)
+
+    def settings_of(self, quality: str | None) -> GenerationSettings:
+        """The settings of a quality, see `ModelSettings.of_quality`; the defaults for None."""
+        return ModelSettings(self.defaults, self.qualities).of_quality(quality)
+
+    @property
+    def own_words(self) -> tuple[str, ...]:
+        """The learned words of its embeddings."""
+        return tuple(word for file in self.embeddings for word in file.words)
 
     @property
     def device(self) -> torch.device:
@@ -193,11 +209,24 @@ class LatentDiffusion:
     @cached_property
     def safety_checker(self) -> SafetyChecker | None:
         """The safety checker in the model's folder, read when it is first asked for; None if there is none."""
-        folder = Path(self.origin or "") / "safety_checker"
-        if self.origin is None or not folder.is_dir():
+        folder = self._folder_of("safety_checker")
+        if folder is None:
             return None
         checker = load_component(folder, SafetyChecker, SafetyCheckerConfig, Placement(self.dtype, self.device))
         return checker.eval().requires_grad_(False)
+
+    @cached_property
+    def upscaler(self) -> Upscaler | None:
+        """What enlarges its pictures, read from the folder when it is first asked for; None if there is none."""
+        folder = self._folder_of(UPSCALER_FOLDER)
+        return None if folder is None else Upscaler.load(folder, Placement(self.dtype, self.device))
+
+    def _folder_of(self, part: str) -> Path | None:
+        """Of a part that not every model has."""
+        if self.origin is None or Path(self.origin).is_file():
+            return None
+        folder = find_model(self.origin) / part
+        return folder if folder.is_dir() else None
 
     @cached_property
     def facts(self) -> ModelFacts | None:
@@ -238,7 +267,7 @@ class LatentDiffusion:
         )
         # What was read from the model's files once is not read again.
         other.__dict__.update(
-            {name: self.__dict__[name] for name in ("facts", "safety_checker") if name in self.__dict__}
+            {name: self.__dict__[name] for name in ("facts", "safety_checker", "upscaler") if name in self.__dict__}
         )
         return other
 
@@ -339,7 +368,9 @@ def _read_folder(model: str | Path, placement: Placement, tokenizer: Path | Toke
     schedule = NoiseSchedule(read_config(folder / "scheduler" / SCHEDULE_NAME, ScheduleConfig))
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = Tokenizer.load(Path(tokenizer or folder / "tokenizer"))
-    return LatentDiffusion(vae, text_encoder, tokenizer, unet, schedule, read_settings(folder, unet.config, vae.config))
+    settings = read_settings(folder, unet.config, vae.config)
+    parts = vae, text_encoder, tokenizer, unet, schedule, settings.defaults
+    return LatentDiffusion(*parts, reader=load_reader(folder), qualities=settings.qualities)
 
 
 def _read_file(model: str | Path, placement: Placement, tokenizer: Path | Tokenizer | None) -> LatentDiffusion:
@@ -352,8 +383,9 @@ def _read_file(model: str | Path, placement: Placement, tokenizer: Path | Tokeni
         parts.tokenizer,
         fill_component(build_empty(UNet, parts.unet), tensors["unet"], what),
         NoiseSchedule(parts.schedule),
-        parts.default_settings,
+        parts.default_settings.defaults,
         notes=parts.notes,
+        qualities=parts.default_settings.qualities,
     )
 
 
@@ -365,11 +397,3 @@ def load(
 ) -> LatentDiffusion:
     """Loads a model; see `LatentDiffusion.load`."""
     return LatentDiffusion.load(model, device, dtype, tokenizer)
-
-
-def read_settings(folder: Path, unet: UNetConfig, vae: AutoencoderConfig) -> GenerationSettings:
-    """The settings in a model folder's toile.json; without one, those of Stable Diffusion at the U-Net's size."""
-    path = folder / SETTINGS_NAME
-    if path.is_file():
-        return build_config(GenerationSettings, read_json(path), str(path))
-    return default_settings(unet, vae)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,17 @@ from torch import nn
 
 from toile.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from toile.errors import ToileError
-from toile.generation_settings import GenerationSettings
-from toile.latent_diffusion import read_settings
+from toile.generation_settings import GenerationSettings, ModelSettings
 from toile.model_files.reading import read_model
-from toile.model_folder import SCHEDULE_NAME, ModelFacts, find_model, read_autoencoder_config, read_model_facts
+from toile.model_folder import (
+    SCHEDULE_NAME,
+    ModelFacts,
+    find_model,
+    load_reader,
+    read_autoencoder_config,
+    read_model_facts,
+    read_settings,
+)
 from toile.models.autoencoders import AutoencoderConfig, build_autoencoder
 from toile.models.clip import CLIPTextConfig, CLIPTextModel
 from toile.models.unet import UNet, UNetConfig
@@ -63,6 +70,9 @@ class ModelDescription:
         sigma_min, sigma_max: the schedule's lowest and highest noise level.
         vocabulary: number of token ids.
         longest_prompt: tokens of a prompt that a row holds, start and end not counted.
+        phrases: of people that it reads in the words it learnt; 0 if it has no tables of words.
+        defaults: the settings for what is not asked for.
+        qualities: settings by name, between which people choose instead.
     """
 
     name: str
@@ -78,6 +88,8 @@ class ModelDescription:
     vocabulary: int
     longest_prompt: int
     defaults: GenerationSettings
+    qualities: Mapping[str, GenerationSettings]
+    phrases: int = 0
 
 
 def describe_model(model: str | Path) -> ModelDescription:
@@ -100,7 +112,9 @@ def describe_model(model: str | Path) -> ModelDescription:
     )
     tokenizer = Tokenizer.load(folder / "tokenizer")
     schedule = NoiseSchedule(read_config(folder / "scheduler" / SCHEDULE_NAME, ScheduleConfig))
-    return _description(facts, str(folder), networks, vae, schedule, tokenizer, read_settings(folder, unet, vae))
+    settings, reader = read_settings(folder, unet, vae), load_reader(folder)
+    described = _description(facts, str(folder), networks, vae, schedule, tokenizer, settings)
+    return described if reader is None else replace(described, phrases=reader.num_phrases)
 
 
 def _describe_file(path: Path) -> ModelDescription:
@@ -126,7 +140,7 @@ def _description(
     vae: AutoencoderConfig,
     schedule: NoiseSchedule,
     tokenizer: Tokenizer,
-    defaults: GenerationSettings,
+    settings: ModelSettings,
 ) -> ModelDescription:
     return ModelDescription(
         name=facts.name,
@@ -141,7 +155,8 @@ def _description(
         sigma_max=float(schedule.sigmas[-1]),
         vocabulary=tokenizer.vocab_size,
         longest_prompt=tokenizer.max_length - 2,
-        defaults=defaults,
+        defaults=settings.defaults,
+        qualities=settings.qualities,
     )
 
 

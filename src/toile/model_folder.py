@@ -1,7 +1,8 @@
 """The folder layout of a model: which component lies where, what other programs expect in it, and its content hash.
 
-`model_index.json`, `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/` are those of diffusers; `toile.json`,
-which is optional and ours, holds the settings that suit the model.
+`model_index.json`, `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/` are those of diffusers. Two files are
+optional and ours: `toile.json` holds the settings that suit the model, `words.json` the tables by which it reads
+prompts. Neither is part of the content hash: recipes of pictures hold the settings and what was read.
 """
 
 from __future__ import annotations
@@ -14,17 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from toile.errors import ToileError
+from toile.generation_settings import ModelSettings
+from toile.model_files.parts import default_settings
 from toile.model_files.registry import registered_folder
 from toile.models.autoencoders import AUTOENCODERS, KL_AUTOENCODER, Autoencoder, AutoencoderConfig
 from toile.models.clip import CLIPTextConfig
 from toile.models.pixel_space import PixelSpaceConfig
 from toile.models.unet import UNetConfig
+from toile.schema import build_config
+from toile.text.reader import PromptReader
+from toile.text.word_tables import WordTables
 from toile.weights.files import file_sha256, read_json, write_json_atomically
 from toile.weights.folder import CONFIG_NAME, component_files, load_component, read_config
 from toile.weights.mapping import FLOAT32_ON_CPU, Placement
 
 INDEX_NAME = "model_index.json"
 SETTINGS_NAME = "toile.json"
+WORDS_NAME = "words.json"
+UPSCALER_FOLDER, UPSCALER_NAME = "upscaler", "upscaler.json"
 SCHEDULE_NAME = "scheduler_config.json"
 _LAYOUT_VERSION = "0.35.0"  # of diffusers; its pipeline for repainting reads no index without one
 PIPELINE_CLASS = "StableDiffusionPipeline"
@@ -45,13 +53,14 @@ _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "specia
 
 @dataclass(frozen=True)
 class ComponentHashes:
-    """SHA-256 of the files of each component that a picture depends on."""
+    """SHA-256 of the files of each component that a picture depends on; "" for one that the model does not have."""
 
     unet: str
     vae: str
     text_encoder: str
     tokenizer: str
     scheduler: str
+    upscaler: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,7 @@ def read_model_facts(model: str | Path) -> ModelFacts:
         text_encoder=_network_hash(folder / "text_encoder"),
         tokenizer=_files_hash([folder / "tokenizer" / name for name in _TOKENIZER_FILES]),
         scheduler=_files_hash([folder / "scheduler" / SCHEDULE_NAME]),
+        upscaler=_upscaler_hash(folder / UPSCALER_FOLDER),
     )
     return ModelFacts(str(model), folder.resolve().name, _hash_of(components), components)
 
@@ -121,7 +131,8 @@ def _facts_of_file(path: Path) -> ModelFacts:
 
 
 def _hash_of(components: ComponentHashes) -> str:
-    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(dataclasses.asdict(components).items()))
+    parts = sorted(dataclasses.asdict(components).items())
+    lines = "".join(f"{name} {digest}\n" for name, digest in parts if digest)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -138,6 +149,24 @@ def write_model_index(folder: Path) -> None:
     head = {"_class_name": PIPELINE_CLASS, "_diffusers_version": _LAYOUT_VERSION}
     entries = {**head, **components, **absent, "requires_safety_checker": False}
     write_json_atomically(folder / INDEX_NAME, entries)
+
+
+def read_settings(folder: Path, unet: UNetConfig, vae: AutoencoderConfig) -> ModelSettings:
+    """The settings in a model folder's toile.json; without one, those of Stable Diffusion at the U-Net's size."""
+    path = folder / SETTINGS_NAME
+    if path.is_file():
+        return ModelSettings.from_json(read_json(path), str(path))
+    return default_settings(unet, vae)
+
+
+def load_reader(folder: Path) -> PromptReader | None:
+    """The reader of a model's prompts; None if its folder has no tables of words.
+
+    Raises:
+        ToileError: the tables are damaged.
+    """
+    path = folder / WORDS_NAME
+    return PromptReader(build_config(WordTables, read_json(path), str(path))) if path.is_file() else None
 
 
 def read_autoencoder_config(folder: Path) -> AutoencoderConfig:
@@ -207,6 +236,13 @@ def schedule_constants() -> dict[str, Any]:
 
 def _network_hash(folder: Path) -> str:
     return _files_hash([folder / CONFIG_NAME, *component_files(folder)])
+
+
+def _upscaler_hash(folder: Path) -> str:
+    if not folder.is_dir():
+        return ""
+    told = [folder / UPSCALER_NAME, folder / "scheduler" / SCHEDULE_NAME]
+    return _files_hash([*told, folder / "unet" / CONFIG_NAME, *component_files(folder / "unet")])
 
 
 def _files_hash(paths: list[Path]) -> str:

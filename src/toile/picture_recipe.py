@@ -132,6 +132,8 @@ class PictureRecipe:
             does not change the noise, but kernels may round differently for another number of rows.
         noise: where the random numbers come from.
         format: of this record.
+        reading: the prompt in the words that the model knows, which the picture was made from; None if it was made from
+            the prompt as typed. `original` and `toward` hold what was read.
     """
 
     prompt: str
@@ -148,12 +150,18 @@ class PictureRecipe:
     batch_row: int = 0
     noise: str = NOISE
     format: int = FORMAT
+    reading: str | None = None
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ToileError(f"recipe format {self.format} is unknown to this version, which reads {FORMAT}")
         if not 0 <= self.batch_row < self.batch_rows:
             raise ToileError(f"batch_row {self.batch_row} must be below batch_rows {self.batch_rows}")
+
+    @property
+    def text(self) -> str:
+        """The words that the picture was made from."""
+        return self.prompt if self.reading is None else self.reading
 
     def parameters(self) -> str:
         """The text that A1111 and the sites that read its pictures expect."""
@@ -175,6 +183,8 @@ class PictureRecipe:
         if settings.hires_scale is not None:
             entries |= {"Hires upscale": f"{settings.hires_scale:g}", "Hires steps": settings.steps}
             entries["Denoising strength"] = f"{settings.hires_strength:g}"
+        if settings.upscale:
+            entries["Upscaler"] = "of the model"
         if settings.spacing is not None:
             entries["Schedule type"] = settings.spacing.capitalize()
         if self.loras:

@@ -25,6 +25,7 @@ from toile.diffusion.samplers import (
     euler,
     euler_ancestral,
     heun,
+    lcm,
     lms,
     plms,
     unipc,
@@ -38,6 +39,8 @@ ZERO_SNR = NoiseSchedule(ScheduleConfig(timestep_spacing="trailing", rescale_bet
 STABLE_DIFFUSION = NoiseSchedule(ScheduleConfig(timestep_spacing="trailing"))
 DETERMINISTIC = [name for name, info in SAMPLERS.items() if not info.stochastic]
 STOCHASTIC = [name for name, info in SAMPLERS.items() if info.stochastic]
+# That of consistency models does not expect the mean of all pictures, which `gaussian_denoise` is.
+OF_MEANS = [name for name in SAMPLERS if name != "lcm"]
 NUM_CALLS = {name: 10 for name in SAMPLERS} | {"heun": 19, "plms": 11}
 
 Run = Callable[..., Iterator[SamplerStep]]
@@ -111,13 +114,19 @@ def test_plms_is_of_higher_order_on_equal_steps() -> None:
 @pytest.mark.parametrize(
     "sampler",
     [
-        *(SAMPLERS[name].function for name in STOCHASTIC),
+        *(SAMPLERS[name].function for name in STOCHASTIC if name in OF_MEANS),
         partial(ddim, eta=0.5),
         partial(dpmpp_2m_sde, eta=0.5),
         partial(euler, s_churn=10.0),
         partial(heun, s_churn=30.0),
     ],
-    ids=[*STOCHASTIC, "ddim_half", "dpmpp_2m_sde_half", "euler_churn", "heun_churn"],
+    ids=[
+        *(name for name in STOCHASTIC if name in OF_MEANS),
+        "ddim_half",
+        "dpmpp_2m_sde_half",
+        "euler_churn",
+        "heun_churn",
+    ],
 )
 def test_sde_samplers_give_the_mean_and_the_spread_of_the_data(sampler: Run) -> None:
     sigmas = even_in_log(150, sigma_min=0.01)
@@ -144,7 +153,23 @@ def test_float32_is_enough_from_zero_terminal_snr(name: str, num_steps: int) -> 
     torch.testing.assert_close(result.double(), precise, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("num_steps", [1, 2, 4])
+def test_the_sampler_of_consistency_models_gives_the_data_in_any_number_of_steps(num_steps: int) -> None:
+    """Of the exact consistency function: the end of the path of the probability-flow ODE."""
+    sigmas = ZERO_SNR.sampling_sigmas(num_steps)
+    start = start_latents(torch.randn(40_000, generator=torch.Generator().manual_seed(100)), sigmas[0])
+
+    def jump(x: Tensor, sigma: Tensor) -> Tensor:
+        return exact_flow(x, float(sigma), 0.0)
+
+    *_, last = lcm(jump, start, sigmas, partial(fresh_noise, start.shape))
+    assert float(last.x.mean()) == pytest.approx(MEAN, abs=0.01)
+    assert float(last.x.std()) == pytest.approx(SPREAD, rel=0.02)
+    correlation = float(torch.corrcoef(torch.stack([start, last.x]))[0, 1])
+    assert (correlation > 0.999) == (num_steps == 1)  # later steps begin with noise of their own
+
+
+@pytest.mark.parametrize("name", OF_MEANS)
 def test_twenty_steps_from_zero_terminal_snr_give_the_data(name: str) -> None:
     sigmas = ZERO_SNR.sampling_sigmas(20)
     noise = torch.randn(20_000, generator=torch.Generator().manual_seed(1))

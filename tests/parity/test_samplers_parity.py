@@ -48,6 +48,7 @@ SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "unipc": (diffusers.UniPCMultistepScheduler, {"solver_order": 2}),
     "lms": (diffusers.LMSDiscreteScheduler, {}),
 }
+LCM = {**ENDS_CLEAN, "original_inference_steps": 50}
 ZERO_SNR_SCHEDULERS = ("ddim", "ddpm", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
 LEADING_SCHEDULERS = ("ddim", "ddpm", "plms", "euler", "euler_ancestral", "heun", "lms")
 CASES = [
@@ -142,6 +143,24 @@ def test_sampler_gives_the_latents_of_diffusers(name: str, config: ScheduleConfi
 
     expected = run_diffusers(scheduler, lambda x_in, t: network(x_in, t, cond), num_steps, float(sigmas[0]))
     actual = run_toile(SAMPLERS[name].function, Denoiser(network, schedule), sigmas)
+
+    assert_same_latents(actual, expected)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
+@pytest.mark.parametrize("config", [EPS, V, V_ZERO_SNR], ids=case_id)
+def test_lcm_gives_the_latents_of_diffusers(config: ScheduleConfig, num_steps: int) -> None:
+    """At the timesteps of their scheduler, which takes them from a grid of 50."""
+    settings = {**LCM, "prediction_type": config.prediction_type, **BETAS}
+    scheduler = diffusers.LCMScheduler(**settings, rescale_betas_zero_snr=config.rescale_betas_zero_snr)
+    if config.rescale_betas_zero_snr:
+        scheduler.alphas_cumprod[-1] = MIN_ALPHA_CUMPROD  # like ddpm's, it would start from sigma = infinity
+    scheduler.set_timesteps(num_steps)
+    schedule, network, cond = NoiseSchedule(config), SmallNetwork(config.prediction_type), cond_states()
+    sigmas = torch.cat([schedule.sigmas[scheduler.timesteps], torch.zeros(1, dtype=torch.float64)])
+
+    expected = run_diffusers(scheduler, lambda x_in, t: network(x_in, t, cond), num_steps, float(sigmas[0]))
+    actual = run_toile(SAMPLERS["lcm"].function, Denoiser(network, schedule), sigmas)
 
     assert_same_latents(actual, expected)
 

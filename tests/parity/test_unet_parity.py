@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
 from toile.models.unet import SD15_UNET, UNet, UNetConfig
@@ -37,6 +37,7 @@ OURS_LIKE = UNetConfig(
     sample_size=(20, 16),
 )
 CONFIGS = {"sd1": SD1_LIKE, "sd2": SD2_LIKE, "ours": OURS_LIKE}
+SELF_GUIDED = replace(OURS_LIKE, time_cond_proj_dim=32)
 SIZES = [(16, 16), (17, 13), (5, 20)]
 
 
@@ -55,6 +56,8 @@ def build_theirs(config: UNetConfig) -> UNet2DConditionModel:
         norm_num_groups=config.norm_num_groups,
         norm_eps=config.norm_eps,
         sample_size=config.sample_size,
+        time_cond_proj_dim=config.time_cond_proj_dim,
+        num_class_embeds=config.num_class_embeds,
     )
 
 
@@ -104,6 +107,40 @@ def test_timesteps_between_two_whole_ones(both: tuple[UNet, UNet2DConditionModel
     timestep = torch.tensor([250.5, 998.25])
     with torch.inference_mode():
         torch.testing.assert_close(ours(x_in, timestep, cond), theirs(x_in, timestep, cond).sample, **TOLERANCE)
+
+
+def test_predictions_of_a_network_that_guides_itself_are_those_of_diffusers(
+    randomize: Callable[[nn.Module], None],
+) -> None:
+    torch.manual_seed(0)
+    theirs, ours = build_theirs(SELF_GUIDED), UNet(SELF_GUIDED)
+    assert not ours.time_embedding.cond_proj.weight.any(), "what is told of the scale counts nothing at first"
+    randomize(theirs)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x_in, timestep, cond = inputs(SELF_GUIDED, (9, 7))
+    scales, told = torch.tensor([1.0, 3.25]), LatentConsistencyModelPipeline.get_guidance_scale_embedding
+    with torch.inference_mode():
+        features = told(None, scales - 1, embedding_dim=32)  # as the pipeline calls it, with w = s - 1
+        expected = theirs(x_in, timestep, cond, timestep_cond=features).sample
+        found = ours(x_in, timestep, cond, guidance=scales)
+        torch.testing.assert_close(found, expected, **TOLERANCE)
+        torch.testing.assert_close(ours(x_in, timestep, cond)[:1], expected[:1], **TOLERANCE)  # untold is 1
+        assert not torch.allclose(ours(x_in, timestep, cond)[1:], expected[1:], atol=1e-2)
+
+
+def test_classes_are_told_as_diffusers_tells_them(randomize: Callable[[nn.Module], None]) -> None:
+    config = replace(OURS_LIKE, num_class_embeds=5)
+    torch.manual_seed(0)
+    theirs, ours = build_theirs(config).eval(), UNet(config).eval()
+    randomize(theirs)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x_in, timestep, cond = inputs(config, (9, 7))
+    with torch.inference_mode():
+        predictions = [ours(x_in, timestep, cond, torch.tensor(labels)) for labels in ([4, 0], [4, 3])]
+        expected = theirs(x_in, timestep, cond, class_labels=torch.tensor([4, 0])).sample
+    torch.testing.assert_close(predictions[0], expected, **TOLERANCE)
+    torch.testing.assert_close(predictions[0][0], predictions[1][0], **TOLERANCE)
+    assert float((predictions[0][1] - predictions[1][1]).abs().max()) > 0.1
 
 
 def test_the_size_of_stable_diffusion_1_5() -> None:

@@ -88,7 +88,7 @@ def test_an_old_folder_of_diffusers(tmp_path: Path, sd1_folder: Path, same_model
     ("part", "key", "value"),
     [
         ("unet", "addition_embed_type", "text_time"),
-        ("unet", "time_cond_proj_dim", 256),
+        ("unet", "addition_time_embed_dim", 256),
         ("unet", "transformer_layers_per_block", [1, 2, 10]),
         ("unet", "flip_sin_to_cos", 1),
         ("unet", "act_fn", "gelu"),

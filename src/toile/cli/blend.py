@@ -21,6 +21,7 @@ def blend(
     seed: int | None = None,
     to_seed: int | None = None,
     out: Path = Path("pictures"),
+    quality: str | None = None,
     negative: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -45,6 +46,7 @@ def blend(
         seed: of the first picture.
         to_seed: of the last one; left out, the first one's when there is a second prompt.
         out: folder for the pictures.
+        quality: one of the model's sets of settings, see toile generate.
         negative: what the pictures should not show.
         steps: sampler steps.
         guidance: how strictly to follow the prompt.
@@ -78,6 +80,7 @@ def blend(
             (first,),
             own_seed,
             toward=Toward(first if second is None else second, other_seed, frame / (frames - 1)),
+            quality=quality,
             negative=negative,
             width=width,
             height=height,

@@ -44,9 +44,20 @@ def _as_text(model: ModelDescription) -> str:
         f"schedule: {schedule}",
         f"noise levels: sigma {model.sigma_min:.4g} to {model.sigma_max:.4g}",
         f"words: {model.vocabulary:,} tokens known, {model.longest_prompt} of a prompt in a row",
+        *([f"prompts: {model.phrases:,} words and phrases of people are read in its own"] if model.phrases else []),
         "defaults: " + ", ".join(f"{key} {value!r}" for key, value in asdict(model.defaults).items()),
+        *_quality_lines(model),
     ]
     return "\n".join(lines)
+
+
+def _quality_lines(model: ModelDescription) -> list[str]:
+    usual = asdict(model.defaults)
+    lines = []
+    for name, settings in model.qualities.items():
+        changes = [f"{key} {value!r}" for key, value in asdict(settings).items() if value != usual[key]]
+        lines.append(f"quality {name}: {', '.join(changes) or 'the defaults'}")
+    return lines
 
 
 def _network_lines(network: NetworkDescription) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +49,7 @@ def edit(
     from toile.data.images import open_image
     from toile.embeddings import with_embeddings
     from toile.generation.pictures import Picture, generate
+    from toile.generation.reading import told_readings
     from toile.generation.request import GenerateRequest
     from toile.generation_settings import GenerationSettings
     from toile.latent_diffusion import LatentDiffusion
@@ -59,6 +61,7 @@ def edit(
         raise ToileError(f"{picture} began with a picture or lies between two; an edit needs one made from words alone")
     given = {field.name: getattr(recipe.settings, field.name) for field in fields(GenerationSettings)}
     given |= {name: value for name, value in (("edit_cross", cross), ("edit_self", self_)) if value is not None}
+    given["upscale"] = recipe.settings.upscale is True  # pictures from before there were upscalers do not say
     # All LoRAs of the picture act again, so the prompts need not name them; others cannot come in.
     loras = tuple(LoRAUse(whereabouts(lora), lora.strength) for lora in recipe.loras)
     if lora_tags(prompt) not in ((), lora_tags(recipe.prompt)):
@@ -67,7 +70,7 @@ def edit(
     request = GenerateRequest(
         (words,),
         recipe.seed,
-        original=without_lora_tags(recipe.prompt),
+        original=without_lora_tags(recipe.text),
         loras=loras,
         **{**given, "batch_size": 1},
     )
@@ -76,6 +79,8 @@ def edit(
         model or model_of(recipe, picture), device or recipe.machine.device, dtype or recipe.machine.dtype
     )
     loaded = with_embeddings(loaded, [whereabouts(file) for file in recipe.embeddings])
+    for line in told_readings(loaded, request):
+        print(line, file=sys.stderr)
     [edited] = [event for event in generate(loaded, request) if isinstance(event, Picture)]
     path = folder.add(edited, on_sheet=False)
     both = [open_image(picture), Image.fromarray(edited.pixels)]

@@ -39,9 +39,11 @@ def generate(
     fit: str = "pad",
     hires: float | None = None,
     hires_strength: float | None = None,
+    upscale: Annotated[bool | None, Parameter(negative="--no-upscale")] = None,
     variation_seed: int | None = None,
     variation: float | None = None,
     maps: bool = False,
+    quality: str | None = None,
     negative: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -63,6 +65,7 @@ def generate(
     styles_file: Path | None = None,
     wildcards: Path | None = None,
     prompts_file: Path | None = None,
+    as_written: Annotated[bool, Parameter(name=["--as-written", "--literal"], negative=())] = False,
     batch_size: int | None = None,
     deepcache: int | None = None,
     tgate: float | None = None,
@@ -91,9 +94,12 @@ def generate(
         fit: how image is brought to the size of the result: pad, crop or stretch.
         hires: make the pictures so many times as large, in a second pass over the enlarged first result.
         hires_strength: how much the second pass makes anew: above 0, to 1.
+        upscale: enlarge the pictures with the model's upscaler; by default if it has one for this size.
         variation_seed: of variations of the picture of --seed; the next ones have variation_seed + 1, ...
         variation: how far the variations go: 0 is the picture of --seed, 1 that of the variation's seed.
         maps: also save which word drew which pixels.
+        quality: one of the model's sets of settings, as toile describe lists them: draft, standard or best for the
+            bundled one. Other flags win over it, and it wins over --like.
         negative: what the pictures should not show.
         steps: sampler steps; more is slower and, up to a point, better.
         guidance: how strictly to follow the prompt; 1 is off, and twice as fast.
@@ -116,6 +122,7 @@ def generate(
         styles_file: a CSV file of styles with the columns name,prompt,negative_prompt.
         wildcards: a folder; __colour__ in a prompt becomes a line of its colour.txt, chosen by the picture's seed.
         prompts_file: a text file with one prompt a line; blank lines are skipped.
+        as_written: do not read prompts in the words the model knows; what it makes of others is then up to it.
         batch_size: pictures made together.
         deepcache: faster, a little different: all but the U-Net's outermost layers work at every n-th step only, say 2.
         tgate: faster, a little different: after this share of the steps, say 0.5, words act as they last did, without
@@ -156,6 +163,7 @@ def generate(
         "strength": strength,
         "hires_scale": hires,
         "hires_strength": hires_strength,
+        "upscale": upscale,
         "edit_cross": None,
         "edit_self": None,
         "noise_candidates": None if init_noise is None else parse_init_noise(init_noise),
@@ -172,8 +180,18 @@ def generate(
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
 
-    settings = fill_in(given, likeness)
-    request = GenerateRequest(prompts, seed, num, loras=loras, maps=maps, batch_size=batch_size, **settings)
+    settings = fill_in(given, likeness, quality)
+    request = GenerateRequest(
+        prompts,
+        seed,
+        num,
+        loras=loras,
+        maps=maps,
+        as_written=as_written,
+        quality=quality,
+        batch_size=batch_size,
+        **settings,
+    )
     if variation is not None or variation_seed is not None:
         request = varied(request, variation_seed, variation)
     beginning = open_source(image, mask, extend, strength)
@@ -279,6 +297,7 @@ def _make(
     from toile.device import dtype_name
     from toile.generation.pictures import Picture
     from toile.generation.pictures_cluster import ClusterStart
+    from toile.generation.reading import told_readings
 
     total = len(request.prompts) * request.num_images
     pictures: list[dict[str, Any]] = []
@@ -289,7 +308,8 @@ def _make(
             display.print(_where(model, result))
         for note in (*notes, *model.notes):
             display.print(note)
-        for line in _long_prompts(model, request):
+        result["readings"] = list(told_readings(model, request))
+        for line in (*result["readings"], *_long_prompts(model, request)):
             display.print(line)
         try:
             for event in events:
@@ -325,7 +345,7 @@ def _where(model: LatentDiffusion, result: Mapping[str, Any]) -> str:
 def _long_prompts(model: LatentDiffusion, request: GenerateRequest) -> Iterator[str]:
     from toile.text.rows import tokenize_prompt
 
-    negative = request.settings_over(model.defaults).negative
+    negative = request.settings_for(model).negative
     named = [(f"prompt {number}", prompt) for number, prompt in enumerate(request.prompts, start=1)]
     for name, prompt in [*named, ("negative prompt", negative)]:
         tokens = tokenize_prompt(model.tokenizer, prompt)
@@ -338,7 +358,7 @@ def _save_maps(model: LatentDiffusion, picture: Picture, folder: PictureFolder, 
     from toile.text.rows import tokenize_prompt
 
     assert picture.maps is not None
-    tokens = tokenize_prompt(model.tokenizer, picture.recipe.prompt)
+    tokens = tokenize_prompt(model.tokenizer, picture.recipe.text)
     return folder.write_image(map_sheet(picture.pixels, picture.maps, tokens), f"maps-{stem}")
 
 
@@ -347,6 +367,7 @@ def _entry(picture: Picture, path: Path) -> dict[str, Any]:
     return {
         "path": str(path),
         "prompt": recipe.prompt,
+        "reading": recipe.reading,
         "seed": recipe.seed,
         "dtype": recipe.machine.dtype,
         "warnings": list(picture.warnings),

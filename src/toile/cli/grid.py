@@ -26,6 +26,7 @@ def grid(
     like: Path | None = None,
     seed: int | None = None,
     out: Path = Path("pictures"),
+    quality: str | None = None,
     negative: str | None = None,
     embedding: list[str] | None = None,
     model: str = "fashion",
@@ -46,6 +47,7 @@ def grid(
         like: take all other settings, LoRAs and learned words from this picture.
         seed: of all pictures, unless it is an axis.
         out: folder for the pictures.
+        quality: one of the model's sets of settings, see toile generate; also an axis.
         negative: what the pictures should not show.
         embedding: a file of learned words by name or path, which prompts may then use; may be given several times.
         model: the name of the bundled model, or a model folder or file.
@@ -61,7 +63,7 @@ def grid(
         raise ToileError(f"the grid has more than {MAX_CELLS} pictures; give fewer values")
     from PIL import Image
 
-    from toile.cli.like_flag import read_likeness
+    from toile.cli.like_flag import of_picture, read_likeness
     from toile.cli.picture_folder import PictureFolder
     from toile.cli.series import drawn_seed, make_series
     from toile.embeddings import with_embeddings
@@ -69,10 +71,11 @@ def grid(
     from toile.latent_diffusion import LatentDiffusion
 
     likeness = None if like is None else read_likeness(like)
-    settings: dict[str, Any] = {} if likeness is None else dict(likeness.settings)
+    chosen = quality or next((axis.values[0] for axis in axes if axis.name == "quality"), None)
+    settings = {} if likeness is None else of_picture(likeness.settings, chosen)
     settings |= {} if negative is None else {"negative": negative}
     loras = () if likeness is None else likeness.loras
-    base = GenerateRequest((prompt,), drawn_seed() if seed is None else seed, loras=loras, **settings)
+    base = GenerateRequest((prompt,), drawn_seed() if seed is None else seed, loras=loras, quality=quality, **settings)
     rows = [base] if down is None else [down.applied(base, value) for value in down.values]
     cells = [across.applied(row, value) for row in rows for value in across.values]
     folder = PictureFolder(out)

@@ -10,7 +10,7 @@ from typing import Any
 from toile.add_ons import whereabouts
 from toile.errors import ToileError
 from toile.foreign_recipe import read_foreign_recipe
-from toile.generation_settings import GenerationSettings
+from toile.generation_settings import QUALITY_SETTINGS, GenerationSettings
 from toile.picture_recipe import CHUNK, read_recipe, read_texts
 from toile.text.lora_tags import LoRAUse, lora_tags
 
@@ -60,11 +60,18 @@ def read_likeness(path: Path) -> Likeness:
     return Likeness(foreign.prompt, foreign.seed, settings, tuple(notes))
 
 
-def fill_in(given: Mapping[str, Any], likeness: Likeness | None) -> dict[str, Any]:
-    """The settings that were typed, and those of the likeness for what was not."""
+def fill_in(given: Mapping[str, Any], likeness: Likeness | None, quality: str | None = None) -> dict[str, Any]:
+    """The settings that were typed, and those of the likeness for what was not, but for those that a quality sets."""
     if likeness is None:
         return dict(given)
     unknown = set(likeness.settings) - set(given)
     if unknown:
         raise ToileError(f"a picture's settings {', '.join(sorted(unknown))} have no flag")
-    return {name: likeness.settings.get(name) if value is None else value for name, value in given.items()}
+    of_likeness = of_picture(likeness.settings, quality)
+    return {name: of_likeness.get(name) if value is None else value for name, value in given.items()}
+
+
+def of_picture(settings: Mapping[str, Any], quality: str | None) -> dict[str, Any]:
+    """The settings of a picture that are taken over: those that a quality sets not where one was typed."""
+    left_open = () if quality is None else QUALITY_SETTINGS
+    return {name: value for name, value in settings.items() if name not in left_open}

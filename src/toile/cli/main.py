@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +29,8 @@ from toile.cli.weigh import weigh
 from toile.errors import ToileError, WorkFailedError
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+_OBJECTS_BETWEEN_COLLECTIONS = 100_000
 
 # Their help is their docstrings, so they are imported here; what is heavy they import when they run.
 _COMMANDS = (
@@ -87,8 +90,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """Runs the command line of this process."""
-    sys.exit(run(sys.argv[1:]))
+    """Runs the command line of this process, and ends it."""
+    # Importing torch makes hundreds of thousands of objects, none of them garbage: looking for some among them again
+    # and again, and once more at the end, takes longer than making a picture.
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    code = run(sys.argv[1:])
+    gc.freeze()
+    sys.exit(code)
 
 
 def _complain(message: str, code: int = EXIT_WRONG_INPUT) -> int:

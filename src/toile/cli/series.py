@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from toile.cli.picture_folder import PictureFolder
 from toile.cli.progress import ProgressDisplay
 from toile.generation.pictures import GenerateStep, Picture, generate
+from toile.generation.reading import told_readings
 from toile.generation.request import GenerateRequest
 from toile.latent_diffusion import LatentDiffusion
 
@@ -22,7 +23,7 @@ def drawn_seed() -> int:
 def make_series(
     verb: str, model: LatentDiffusion, requests: Sequence[GenerateRequest], labels: Sequence[str], folder: PictureFolder
 ) -> tuple[list[list[Picture]], list[str]]:
-    """Makes the pictures of several requests, showing how far it is, and saves them on no sheet.
+    """Makes the pictures of several requests, showing how far it is and how prompts are read; saves them on no sheet.
 
     Args:
         verb: of the command.
@@ -33,7 +34,10 @@ def make_series(
     """
     made: list[list[Picture]] = []
     paths: list[str] = []
+    told = dict.fromkeys(line for request in requests for line in told_readings(model, request))
     with ProgressDisplay(verb) as display:
+        for line in told:
+            display.print(line)
         for number, (request, label) in enumerate(zip(requests, labels, strict=True)):
             made.append([])
             for event in generate(model, request):

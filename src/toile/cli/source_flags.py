@@ -9,6 +9,7 @@ from PIL import Image
 
 from toile.data.images import open_image
 from toile.errors import ToileError
+from toile.generation.pictures import final_size
 from toile.generation.request import GenerateRequest
 from toile.generation.source import extend_canvas, fit_source
 from toile.latent_diffusion import LatentDiffusion
@@ -50,9 +51,9 @@ def begin_with(
     """
     factor = model.vae.config.downsampling
     own = tuple(max(factor, side // factor * factor) for side in image.size) if extended else (None, None)
+    strength = 1.0 if request.strength is None and mask is not None else request.strength
     width = request.width or own[0] or model.defaults.width
     height = request.height or own[1] or model.defaults.height
-    model.latent_shape(width, height)
-    source = fit_source(image, mask, width, height, fit=fit, mask_blur=mask_blur)
-    strength = 1.0 if request.strength is None and mask is not None else request.strength
-    return replace(request, source=source, width=width, height=height, strength=strength)
+    request = replace(request, width=width, height=height, strength=strength)
+    size = final_size(replace(request, hires_scale=None), model)
+    return replace(request, source=fit_source(image, mask, *size, fit=fit, mask_blur=mask_blur))

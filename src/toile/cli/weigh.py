@@ -29,6 +29,7 @@ def weigh(
     word_weights: str = "attention",
     judge: Path | None = None,
     out: Path = Path("pictures"),
+    quality: str | None = None,
     negative: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -56,6 +57,7 @@ def weigh(
         word_weights: what the weight acts on: attention (how much the word brings) or embedding (the word's states).
         judge: folder of an attribute classifier, as toile train recipes/evaluator.toml makes it.
         out: folder for the pictures.
+        quality: one of the model's sets of settings, see toile generate.
         negative: what the pictures should not show.
         steps: sampler steps.
         guidance: how strictly to follow the prompt.
@@ -89,6 +91,7 @@ def weigh(
         prompts[:1],
         drawn_seed() if seed is None else seed,
         num,
+        quality=quality,
         negative=negative,
         width=width,
         height=height,
@@ -96,6 +99,7 @@ def weigh(
         guidance=guidance,
         sampler=sampler,
         word_weights=word_weights,
+        upscale=None if judge is None else False,  # judges look at small pictures
     )
     folder = PictureFolder(out)
     classifier = None if judge is None else load_evaluator(judge)

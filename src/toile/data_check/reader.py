@@ -7,9 +7,8 @@ from pathlib import Path
 
 from toile.data.captions import CaptionWriter
 from toile.data.records import Record
-from toile.latent_diffusion import read_settings
 from toile.model_files.reading import read_model
-from toile.model_folder import find_model, read_autoencoder_config
+from toile.model_folder import find_model, read_autoencoder_config, read_settings
 from toile.models.unet import UNetConfig
 from toile.text.tokenizer import Tokenizer
 from toile.weights.folder import CONFIG_NAME, read_config
@@ -37,12 +36,12 @@ def load_reader(model: str) -> ModelReader:
     if Path(model).is_file():
         parts = read_model(model)
         assert parts.tokenizer is not None
-        tokenizer, settings = parts.tokenizer, parts.default_settings
+        tokenizer, settings = parts.tokenizer, parts.default_settings.defaults
     else:
         folder = find_model(model)
         tokenizer = Tokenizer.load(folder / "tokenizer")
         unet = read_config(folder / "unet" / CONFIG_NAME, UNetConfig)
-        settings = read_settings(folder, unet, read_autoencoder_config(folder / "vae"))
+        settings = read_settings(folder, unet, read_autoencoder_config(folder / "vae")).defaults
     return ModelReader(model, tokenizer, settings.width, settings.height)
 
 

@@ -1,8 +1,9 @@
-"""Classifier-free guidance: pushes a picture away from what no prompt gives (Ho & Salimans 2022)."""
+"""Guidance: pushes a picture away from what no prompt gives (Ho & Salimans 2022), outside a network or inside it."""
 
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -105,6 +106,40 @@ class ClassifierFreeGuidance:
         factor = _standard_deviation(target) / _standard_deviation(prediction)
         prediction = prediction * (self.rescale * factor + (1 - self.rescale))
         return denoised_from_prediction(prediction, x, sigma, self.prediction_type)
+
+
+class SelfGuided(Protocol):
+    """A network that was told the guidance scale in training, such as a U-Net with `time_cond_proj_dim`.
+
+    Called as a `Network`, with guidance (1 or B,) float32 scales besides.
+    """
+
+    def __call__(self, x_in: Tensor, timestep: Tensor, cond: Tensor, /, *, guidance: Tensor) -> Tensor: ...
+
+
+class ScaledNetwork:
+    """A network that guides itself, as a network of one guidance scale: one call where `ClassifierFreeGuidance` takes
+    two (Meng et al. 2023, sec. 3.1).
+
+    What it is guided away from, and how far, is what it learnt: there is no negative prompt.
+
+    Args:
+        network: the network.
+        scale: guidance_scale, 1 = off.
+
+    Raises:
+        ToileError: scale not finite.
+    """
+
+    def __init__(self, network: SelfGuided, scale: float) -> None:
+        if not math.isfinite(scale):
+            raise ToileError(f"guidance scale is {scale}; give a finite number, 1 = off")
+        self.network = network
+        self.scale = scale
+
+    def __call__(self, x_in: Tensor, timestep: Tensor, cond: Tensor, /) -> Tensor:
+        guidance = torch.full((1,), self.scale, dtype=torch.float32, device=x_in.device)
+        return self.network(x_in, timestep, cond, guidance=guidance)
 
 
 def _standard_deviation(prediction: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class DiffusionContestant:
     @property
     def settings(self) -> Mapping[str, Any]:
         """All of a request's settings, the LoRAs and the precision."""
-        whole = asdict(self._request(("",), 0).settings_over(self.model.defaults))
+        whole = asdict(self._request(("",), 0).settings_for(self.model))
         return {**whole, "loras": [asdict(use) for use in self.loras], "dtype": dtype_name(self.model.dtype)}
 
     @cached_property
@@ -130,7 +130,7 @@ class DiffusionContestant:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of its pictures, before any second pass."""
-        settings = self._request(("",), 0).settings_over(self.model.defaults)
+        settings = self._request(("",), 0).settings_for(self.model)
         return settings.width, settings.height
 
     def make(self, prompts: Sequence[str], seed: int) -> Iterator[np.ndarray]:
@@ -149,7 +149,8 @@ class DiffusionContestant:
     def _request(self, prompts: tuple[str, ...], seed: int) -> GenerateRequest:
         width, height = (self.given.get(name, getattr(self.model.defaults, name)) for name in ("width", "height"))
         together = max(1, min(_BATCH_SIZE, _PIXELS_TOGETHER // (width * height)))
-        return GenerateRequest(prompts, seed, loras=self.loras, **{"batch_size": together, **self.given})
+        usual = {"batch_size": together, "upscale": False}  # enlarged only if asked for: judges look at small pictures
+        return GenerateRequest(prompts, seed, loras=self.loras, **{**usual, **self.given})
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,12 +14,13 @@ from torch.nn import functional as F
 
 from toile.data.images import pixels_from_images
 from toile.diffusion.denoiser import Denoiser, DenoiserLike, Network
-from toile.diffusion.guidance import ClassifierFreeGuidance
+from toile.diffusion.guidance import ClassifierFreeGuidance, ScaledNetwork
 from toile.diffusion.inpainting import InpaintingNetwork, KnownRegion
 from toile.diffusion.noise import ImageNoise, noise_between
 from toile.diffusion.samplers import SamplerStep, ddim, dpmpp_2m_sde, euler_ancestral, find_sampler
 from toile.diffusion.samplers.steps import Denoise, NoiseSource
 from toile.diffusion.schedule import start_latents
+from toile.errors import ToileError
 from toile.generation.approximations import DeepCache, TemporalGate
 from toile.generation.attention_control import EditedAttention
 from toile.generation.noise_search import best_candidate, candidate_draw
@@ -36,6 +37,7 @@ from toile.text.rows import tokenize_prompt
 _SAMPLERS_WITH_ETA = {"ddim": ddim, "euler_ancestral": euler_ancestral, "dpmpp_2m_sde": dpmpp_2m_sde}
 _BLACK = -1 + 1 / 255  # decoded values below it round to 0
 _SECOND_PASS = 2**16  # number of its first draw of noise, beyond all steps of the first pass
+_UPSCALER = 2**17  # the same of the upscaler
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,22 @@ class Batch:
             return None
         if bool((decoded.flatten(1).amax(1) < _BLACK).any()):
             return None
+        if self.settings.upscale:
+            decoded = self._enlarged(model, decoded)
         images = decoded if start.source is None else start.source.pasted(decoded)
         safety = self._checked(model, images)
         if safety is not None and self.settings.safety == "blur":
             images = torch.stack([blurred(i) if s.flagged else i for i, s in zip(images, safety, strict=True)])
         return Made(pixels_from_images(images).cpu(), None if maps is None else maps.maps().cpu(), safety)
+
+    def _enlarged(self, model: LatentDiffusion, decoded: Tensor) -> Tensor:
+        """What the model's upscaler makes of the pictures; it has learnt words without LoRAs."""
+        assert model.upscaler is not None
+        prompts = [image.prompt for image in self.images]
+        form = form_of(self.images, model, self.settings)
+        states = model.encode_prompts(prompts, self.settings.word_weights, form).states
+        noise = ImageNoise([image.seed for image in self.images], model.upscaler.noise_shape)
+        return model.upscaler.enlarge(decoded, states, lambda index: noise.draw(_UPSCALER + index))
 
     @property
     def _in_bands(self) -> bool:
@@ -199,12 +212,17 @@ class Batch:
         settings = self.settings
         noise = self._noise(model.latent_shape(settings.width, settings.height))
         sigmas = model.schedule.sampling_sigmas(settings.steps, settings.spacing)
-        source = encode_source(model, self.source, self._in_bands) if self.source is not None else None
+        source = self._encoded_source(model)
         if source is None or settings.strength == 1:
             start = start_latents(noise(0), sigmas[0]).to(model.device)
             return _Pass(self._searched(model, start, sigmas[0], noise), sigmas, noise, source)
         sigmas = steps_of_strength(sigmas, settings.strength)
         return _Pass(source.latents + noise(0).to(model.device) * float(sigmas[0]), sigmas, noise, source)
+
+    def _encoded_source(self, model: LatentDiffusion) -> EncodedSource | None:
+        if self.source is None:
+            return None
+        return encode_source(model, self.source, self._in_bands, is_enlarged=self.settings.upscale is True)
 
     def _searched(self, model: LatentDiffusion, start: Tensor, sigma: Tensor, noise: NoiseSource) -> Tensor:
         """For each row the start, among as many as the settings ask for, that answers its prompt best."""
@@ -258,12 +276,12 @@ class Batch:
         settings, source = self.settings, start.source
         form = form_of(self.images, model, settings)
         cond = self._encoded(model, form)
-        network: Network = model.unet if settings.deepcache == 1 else DeepCache(model.unet, settings.deepcache)
+        network = self._network(model)
         if source is not None and source.kept is not None and source.grey_mask is not None:
             network = InpaintingNetwork(network, source.grey_mask, source.kept)
         plain = Denoiser(network, model.schedule, model.dtype)
         denoiser: DenoiserLike = plain
-        if settings.guidance != 1:
+        if settings.guidance != 1 and not model.unet.config.guides_itself:
             uncond = model.encode_prompts([settings.negative], settings.word_weights, form).states
             denoiser = ClassifierFreeGuidance(
                 denoiser, uncond, settings.guidance, settings.guidance_interval, settings.guidance_rescale
@@ -277,6 +295,13 @@ class Batch:
         if maps is not None:
             denoiser = EditedAttention(denoiser, model.unet, maps)
         return lambda x, sigma: denoiser(x, sigma, cond)
+
+    def _network(self, model: LatentDiffusion) -> Network:
+        settings = self.settings
+        if model.unet.config.guides_itself:
+            check_self_guided(settings)
+            return ScaledNetwork(model.unet, settings.guidance)
+        return model.unet if settings.deepcache == 1 else DeepCache(model.unet, settings.deepcache)
 
     def _encoded(self, model: LatentDiffusion, form: PromptForm) -> Tensor:
         rows, weights = self.rows, self.settings.word_weights
@@ -296,6 +321,21 @@ class Batch:
         alignments = [align(original, edited, form.num_rows) for original, edited in pairs]
         shares = EditShares(self.settings.edit_cross, self.settings.edit_self)
         return PromptToPrompt(denoiser, model.unet, alignments, sigmas, shares)
+
+
+def check_self_guided(settings: GenerationSettings) -> None:
+    """Refuses what needs guidance from outside, for a model that guides itself.
+
+    Raises:
+        ToileError: a setting that would have no effect, or another one than it has elsewhere.
+    """
+    plain = GenerationSettings(settings.width, settings.height)
+    for name in ("negative", "guidance_interval", "guidance_rescale", "tgate", "deepcache"):
+        if getattr(settings, name) != getattr(plain, name):
+            raise ToileError(
+                f"{name} is {getattr(settings, name)!r}: this model was distilled and guides itself, in few steps and "
+                "as it learnt to; leave it out, or use the model it was distilled from"
+            )
 
 
 def blurred(image: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from toile.latent_diffusion import LatentDiffusion, pictures_together
 from toile.models.autoencoders import AutoencoderConfig
 from toile.models.bands import BAND_POSITIONS
 from toile.models.pixel_space import PixelSpaceConfig
+from toile.models.unet import UNetConfig
 
 _MARGIN = 1.25
 _WIDEST = 12  # the gated feed-forward holds 8 times the width, attention and the residual path the rest
@@ -22,23 +23,32 @@ _MAPS_OF_ATTENTION = 8
 def estimated_bytes(model: LatentDiffusion, settings: GenerationSettings) -> int:
     """Largest working memory of one batch, besides the weights.
 
-    Two moments compete: the U-Net at its finest level while it keeps the results of the way down, with the doubled
-    batch of guidance; and the decoder, see `decoding_values`.
+    Three moments compete: the U-Net at its finest level while it keeps the results of the way down, with the doubled
+    batch of guidance; the decoder, see `decoding_values`; and the U-Net of the upscaler, if it works.
     """
     unet, vae = model.unet.config, model.vae.config
     width, height = settings.final_size(vae.downsampling)
     pixels = width * height
     positions = pixels // vae.downsampling**2
     rows = settings.batch_size * (1 if settings.guidance == 1 else 2)
+    unet_values = rows * _unet_values(unet, positions)
+    if settings.upscale and model.upscaler is not None:
+        _, squares_down, squares_across = model.upscaler.noise_shape
+        large = settings.batch_size * _unet_values(model.upscaler.unet.config, squares_down * squares_across)
+        unet_values = max(unet_values, large)
+        pixels = model.upscaler.config.width * model.upscaler.config.height
+    together = min(settings.batch_size, pictures_together(width * height))
+    decoder_values = decoding_values(vae, together, width * height, settings.vae_bands is True)
+    images = settings.batch_size * pixels * 3 * 9  # float32 twice and uint8
+    return round(_MARGIN * max(unet_values, decoder_values) * model.dtype.itemsize) + images
+
+
+def _unet_values(unet: UNetConfig, positions: int) -> int:
     kept = sum(
         (unet.layers_per_block + 1) * channels * positions // 4**level
         for level, channels in enumerate(unet.block_out_channels)
     )
-    unet_values = rows * (kept + _WIDEST * unet.block_out_channels[0] * positions)
-    together = min(settings.batch_size, pictures_together(pixels))
-    decoder_values = decoding_values(vae, together, pixels, settings.vae_bands is True)
-    images = settings.batch_size * pixels * 3 * 9  # float32 twice and uint8
-    return round(_MARGIN * max(unet_values, decoder_values) * model.dtype.itemsize) + images
+    return kept + _WIDEST * unet.block_out_channels[0] * positions
 
 
 def decoding_values(vae: AutoencoderConfig, num_images: int, pixels: int, in_bands: bool) -> int:

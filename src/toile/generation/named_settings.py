@@ -9,7 +9,8 @@ from toile.errors import ToileError
 from toile.generation.request import GenerateRequest
 
 # What is no single value in words.
-_NOT_IN_WORDS = {"prompts", "source", "toward", "loras", "guidance_interval", "vae_bands", "maps"}
+_NOT_IN_WORDS = {"prompts", "source", "toward", "loras", "guidance_interval", "vae_bands", "maps", "as_written"}
+_TRUTH = {"yes": True, "true": True, "no": False, "false": False}
 
 
 def setting_names() -> list[str]:
@@ -29,6 +30,10 @@ def read_setting(name: str, text: str) -> Any:
     """
     hint = get_type_hints(GenerateRequest)[name]
     kind = next(k for k in (get_args(hint) or (hint,)) if k is not types.NoneType)
+    if kind is bool:
+        if text.casefold() not in _TRUTH:
+            raise ToileError(f"{name} takes yes or no; got {text!r}")
+        return _TRUTH[text.casefold()]
     try:
         return kind(text)
     except ValueError as error:

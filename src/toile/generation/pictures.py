@@ -25,6 +25,7 @@ from toile.embeddings import with_embeddings
 from toile.errors import ToileError, WorkFailedError
 from toile.generation.batch import Batch, GenerateStep, Made, of_one_form
 from toile.generation.memory import check_memory, needs_bands
+from toile.generation.reading import read_images
 from toile.generation.request import GenerateRequest, ImageRequest
 from toile.generation.source import SourceImage, blank_source
 from toile.generation_settings import GenerationSettings
@@ -129,12 +130,12 @@ def plan_pictures(
     Raises:
         ToileError: as `generate`.
     """
-    settings = _resolved(request.settings_over(model.defaults), model)
+    settings = _resolved(request.settings_for(model), model)
     source = _checked_source(request.source, model, settings)
     if request.source is None and source is not None:
         settings = replace(settings, strength=1.0)
     check_memory(model, settings)
-    images = request.images()
+    images = read_images(model, request)
     loras = load_loras(model, images) if loras is None else loras
     return PicturePlan(model, images, settings, source, loras, request.maps)
 
@@ -162,13 +163,15 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source:
         ToileError: as `generate`.
     """
     model = with_embeddings(model, [whereabouts(file) for file in recipe.embeddings])
-    settings = _resolved(replace(recipe.settings, batch_size=rows), model)
+    upscale = recipe.settings.upscale is True  # recipes from before there were upscalers do not say
+    settings = _resolved(replace(recipe.settings, batch_size=rows, upscale=upscale), model)
     if recipe.source != (source.facts if source else None):
         raise ToileError("the picture began with another picture or mask than the one given")
     source = _checked_source(source, model, settings)
     check_memory(model, settings)
     uses = tuple(LoRAUse(whereabouts(lora), lora.strength) for lora in recipe.loras)
-    images = [ImageRequest(recipe.prompt, recipe.seed, recipe.original, recipe.toward, uses)] * rows
+    typed = None if recipe.reading is None else recipe.prompt
+    images = [ImageRequest(recipe.text, recipe.seed, recipe.original, recipe.toward, uses, typed)] * rows
     plan = PicturePlan(model, images, settings, source, load_loras(model, images))
     events = plan.make(range(rows))
     pictures = [event for event in events if isinstance(event, Picture)]
@@ -177,6 +180,7 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source:
 
 def _resolved(settings: GenerationSettings, model: LatentDiffusion) -> GenerationSettings:
     """Settings in their plainest words, checked against the model."""
+    settings = _with_upscaler(settings, model)
     model.latent_shape(settings.width, settings.height)
     spacing = settings.resolved_spacing(model.schedule.config.timestep_spacing)
     model.schedule.sampling_sigmas(settings.steps, spacing)
@@ -185,20 +189,58 @@ def _resolved(settings: GenerationSettings, model: LatentDiffusion) -> Generatio
     return replace(settings, sampler=find_sampler(settings.sampler).name, spacing=spacing, vae_bands=vae_bands)
 
 
+def _with_upscaler(settings: GenerationSettings, model: LatentDiffusion) -> GenerationSettings:
+    """Settings that say whether the upscaler works, and the size of what it gets if they named the size it makes."""
+    if settings.upscale is False:
+        return settings
+    if model.upscaler is None:
+        if settings.upscale:
+            raise ToileError("upscale: this model has no upscaler; enlarge with hires_scale, or leave it out")
+        return replace(settings, upscale=False)
+    config = model.upscaler.config
+    if (settings.width, settings.height) == config.size:
+        settings = replace(settings, width=config.small_width, height=config.small_height)
+    fits = (settings.width, settings.height) == config.small_size and settings.hires_scale is None
+    if settings.upscale and not fits:
+        raise ToileError(
+            f"upscale: this model's upscaler makes {config.width}x{config.height} of {config.small_width}x"
+            f"{config.small_height}, in one pass: leave out other sizes and hires_scale"
+        )
+    return replace(settings, upscale=fits)
+
+
+def final_size(request: GenerateRequest, model: LatentDiffusion) -> tuple[int, int]:
+    """(width, height) of the pictures that a request makes.
+
+    Raises:
+        ToileError: the model cannot make that size.
+    """
+    return _final_size(_resolved(request.settings_for(model), model), model)
+
+
+def _final_size(settings: GenerationSettings, model: LatentDiffusion) -> tuple[int, int]:
+    if settings.upscale and model.upscaler is not None:
+        return model.upscaler.config.size
+    return settings.final_size(model.vae.config.downsampling)
+
+
 def _checked_source(
     source: SourceImage | None, model: LatentDiffusion, settings: GenerationSettings
 ) -> SourceImage | None:
-    if source is not None and source.size != (settings.width, settings.height):
-        raise ToileError(
-            f"the picture to begin with is {source.size[0]}x{source.size[1]}, the result "
-            f"{settings.width}x{settings.height}; bring it to that size with fit_source"
-        )
+    if source is not None:
+        allowed = _final_size(replace(settings, hires_scale=None), model)
+        small = (settings.width, settings.height)
+        if source.size != allowed and (source.size != small or source.mask is not None):
+            raise ToileError(
+                f"the picture to begin with is {source.size[0]}x{source.size[1]}, the result "
+                f"{allowed[0]}x{allowed[1]}; bring it to that size with fit_source"
+            )
     if settings.hires_scale is not None and (model.repaints or (source is not None and source.mask is not None)):
         raise ToileError("a second pass at a larger size would change what the mask keeps: leave out one of the two")
     if model.repaints and (source is None or source.mask is None):
         if source is not None:
             raise ToileError("this model repaints a part of a picture: give a mask too")
-        return blank_source(settings.width, settings.height)
+        return blank_source(*_final_size(settings, model))
     return source
 
 
@@ -230,7 +272,7 @@ def _pictures(batch: Batch, made: Made, model: LatentDiffusion, retried: bool) -
     facts = None if batch.source is None else batch.source.facts
     for row, image in enumerate(batch.images):
         recipe = PictureRecipe(
-            image.prompt,
+            image.prompt if image.typed is None else image.typed,
             image.seed,
             batch.settings,
             model.facts,
@@ -242,6 +284,7 @@ def _pictures(batch: Batch, made: Made, model: LatentDiffusion, retried: bool) -
             tuple(EmbeddingFacts(file.name, file.path, file.hash) for file in model.embeddings),
             len(batch.images),
             row,
+            reading=None if image.typed is None else image.prompt,
         )
         cut = tokenize_prompt(model.tokenizer, image.prompt).cut
         warnings = [_cut_warning("prompt", cut)] if cut else []

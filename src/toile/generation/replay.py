@@ -74,7 +74,7 @@ def changed_circumstances(before: PictureRecipe, now: PictureRecipe) -> tuple[st
     else:
         parts, parts_now = asdict(before.model.components), asdict(now.model.components)
         lines += [
-            f"model part {name}: was {parts[name][:10]}, now {parts_now[name][:10]}"
+            f"model part {name}: was {parts[name][:10] or 'none'}, now {parts_now[name][:10] or 'none'}"
             for name in parts
             if parts[name] != parts_now[name]
         ]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields, replace
 from toile.diffusion.noise import NUM_SEEDS, image_seeds
 from toile.errors import ToileError
 from toile.generation.source import SourceImage
-from toile.generation_settings import GenerationSettings, check_prompt, check_whole
+from toile.generation_settings import GenerationSettings, check_prompt, check_text, check_whole
+from toile.latent_diffusion import LatentDiffusion
 from toile.picture_recipe import Toward
 from toile.text.lora_tags import LoRAUse, lora_tags
 
@@ -16,13 +17,17 @@ MAX_PICTURES = 1_000_000
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One picture of a request; the fields are those of its recipe."""
+    """One picture of a request; the fields are those of its recipe.
+
+    `typed` is the prompt as a person wrote it, where `prompt` is what the model reads in it; None where they are one.
+    """
 
     prompt: str
     seed: int
     original: str | None = None
     toward: Toward | None = None
     loras: tuple[LoRAUse, ...] = ()
+    typed: str | None = None
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -47,9 +52,11 @@ class GenerateRequest:
             of theirs, so that they are variations of one.
         loras: that act on all pictures, besides those that a prompt names: `<lora:name:0.8>`.
         maps: collect which position looked at which word.
+        quality: name of one of the model's sets of settings, which are then the defaults; for example "draft".
+        as_written: give the model the prompts as they are, not as its tables of words read them.
         negative, width, height, steps, guidance, guidance_interval, guidance_rescale, sampler, spacing, eta,
-            strength, hires_scale, hires_strength, edit_cross, edit_self, batch_size, noise_candidates, word_weights,
-            safety, deepcache, tgate, vae_bands: see `GenerationSettings`.
+            strength, hires_scale, hires_strength, upscale, edit_cross, edit_self, batch_size, noise_candidates,
+            word_weights, safety, deepcache, tgate, vae_bands: see `GenerationSettings`.
 
     Raises:
         ToileError: a value out of range, with its name and what is allowed.
@@ -63,6 +70,8 @@ class GenerateRequest:
     toward: Toward | None = None
     loras: tuple[LoRAUse, ...] = ()
     maps: bool = False
+    as_written: bool = False
+    quality: str | None = None
     negative: str | None = None
     width: int | None = None
     height: int | None = None
@@ -76,6 +85,7 @@ class GenerateRequest:
     strength: float | None = None
     hires_scale: float | None = None
     hires_strength: float | None = None
+    upscale: bool | None = None
     edit_cross: float | None = None
     edit_self: float | None = None
     batch_size: int | None = None
@@ -100,6 +110,8 @@ class GenerateRequest:
         if self.toward is not None:
             check_prompt("toward", self.toward.prompt)
         self._check_tags()
+        if self.quality is not None:
+            check_text("quality", self.quality)
         check_whole("seed", self.seed, 0, NUM_SEEDS - 1)
         check_whole("num_images", self.num_images, 1, MAX_PICTURES)
         check_whole("number of pictures", len(self.prompts) * self.num_images, 1, MAX_PICTURES)
@@ -110,6 +122,14 @@ class GenerateRequest:
         names = {field.name for field in fields(GenerationSettings)}
         given = {name: value for name, value in vars(self).items() if name in names and value is not None}
         return replace(defaults, **given)
+
+    def settings_for(self, model: LatentDiffusion) -> GenerationSettings:
+        """The full settings: what was asked for, for the rest those of the quality, or the model's defaults.
+
+        Raises:
+            ToileError: the model has no such quality.
+        """
+        return self.settings_over(model.settings_of(self.quality))
 
     def images(self) -> list[ImageRequest]:
         """Every picture, in order: all of the first prompt, then all of the second, ..."""

@@ -33,7 +33,7 @@ class SourceImage:
     """A picture to begin with.
 
     Attributes:
-        pixels: (H, W, 3) uint8, of the size of the result.
+        pixels: (H, W, 3) uint8, of the size of the result; without a mask it may be that before it is enlarged.
         mask: (H, W) uint8, 255 where it is repainted and 0 where it is kept; None for image-to-image.
 
     Raises:
@@ -137,6 +137,8 @@ def extend_canvas(image: Image.Image, left: int, top: int, right: int, bottom: i
 class EncodedSource:
     """A source as the networks need it, on the model's device.
 
+    If the result is enlarged, latents are those of the reduced picture.
+
     Attributes:
         images: (1, 3, H, W) float32 in [-1, 1].
         latents: (1, C, h, w) float32.
@@ -160,7 +162,9 @@ class EncodedSource:
         return decoded * self.picture_mask + self.images * (1 - self.picture_mask)
 
 
-def encode_source(model: LatentDiffusion, source: SourceImage, in_bands: bool = False) -> EncodedSource:
+def encode_source(
+    model: LatentDiffusion, source: SourceImage, in_bands: bool = False, is_enlarged: bool = False
+) -> EncodedSource:
     """Encodes a source with a model's autoencoder; what is kept is encoded alone only for inpainting networks.
 
     Three things are otherwise than in diffusers' pipelines. The latents are the mean of the autoencoder's Gaussian, not
@@ -168,17 +172,22 @@ def encode_source(model: LatentDiffusion, source: SourceImage, in_bands: bool = 
     its first one is: no thin part of a mask is lost, and no edge of what is under it stays. A soft mask stays soft, and
     is not cut at one half: its edge is blended.
     """
-    images = images_from_pixels(torch.from_numpy(source.pixels)[None]).to(model.device)
-    latents = model.encode_images(images, in_bands)
+    images = small = images_from_pixels(torch.from_numpy(source.pixels)[None]).to(model.device)
+    upscaler = model.upscaler if is_enlarged else None
+    if upscaler is not None and source.size == upscaler.config.size:
+        small = upscaler.reduce_images(images)
+    latents = model.encode_images(small, in_bands)
     if source.mask is None:
         return EncodedSource(images, latents)
-    mask = torch.from_numpy(source.mask)[None, None].to(model.device, torch.float32) / 255
+    mask = small_mask = torch.from_numpy(source.mask)[None, None].to(model.device, torch.float32) / 255
+    if upscaler is not None:
+        small_mask = upscaler.reduce_mask(mask)
     covered = model.vae.config.downsampling
-    latent_mask = F.max_pool2d(mask, covered)
+    latent_mask = F.max_pool2d(small_mask, covered)
     if not model.repaints:
         return EncodedSource(images, latents, mask, latent_mask)
-    is_grey = (mask >= 0.5).float()
-    kept = model.encode_images(images * (1 - is_grey), in_bands)
+    is_grey = (small_mask >= 0.5).float()
+    kept = model.encode_images(small * (1 - is_grey), in_bands)
     return EncodedSource(images, latents, mask, latent_mask, kept, F.max_pool2d(is_grey, covered))
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from dataclasses import asdict
 from pathlib import Path
 
 from toile.diffusion.schedule import ScheduleConfig
 from toile.errors import ToileError
-from toile.generation_settings import GenerationSettings
+from toile.generation_settings import ModelSettings
 from toile.model_files.parts import CONFIG_CLASSES, ModelParts, check_parts, expected_tensors
 from toile.model_folder import (
     SCHEDULE_NAME,
@@ -25,7 +24,6 @@ from toile.model_folder import (
 )
 from toile.models.clip import CLIPTextConfig
 from toile.models.unet import UNetConfig
-from toile.schema import build_config
 from toile.text.tokenizer import Tokenizer
 from toile.weights.files import ASIDE_SUFFIX, WeightsError, read_json, save_tensors, write_json_atomically
 from toile.weights.folder import (
@@ -67,7 +65,7 @@ def read_folder(model: str | Path, placement: Placement | None = None) -> ModelP
     settings = None
     if (folder / SETTINGS_NAME).is_file():
         path = folder / SETTINGS_NAME
-        settings = build_config(GenerationSettings, read_json(path), str(path))
+        settings = ModelSettings.from_json(read_json(path), str(path))
     return ModelParts(
         unet,
         vae,
@@ -112,7 +110,7 @@ def write_folder(parts: ModelParts, folder: Path) -> None:
         parts.tokenizer.save(aside / "tokenizer")
         write_config(aside / "scheduler" / SCHEDULE_NAME, parts.schedule, schedule_constants())
         if parts.settings is not None:
-            write_json_atomically(aside / SETTINGS_NAME, asdict(parts.settings))
+            write_json_atomically(aside / SETTINGS_NAME, parts.settings.as_json())
         write_model_index(aside)
         os.replace(aside, folder)
     except OSError as error:

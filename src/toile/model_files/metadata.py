@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from toile.diffusion.schedule import ScheduleConfig
-from toile.generation_settings import GenerationSettings
+from toile.generation_settings import ModelSettings
 from toile.model_files.parts import CONFIG_CLASSES, ModelParts
 from toile.models.clip import CLIPTextConfig
 from toile.models.unet import UNetConfig
@@ -33,7 +33,7 @@ class Described:
     text_encoder: CLIPTextConfig
     schedule: ScheduleConfig
     tokenizer: Tokenizer | None
-    settings: GenerationSettings | None
+    settings: ModelSettings | None
     foreign: Mapping[str, Mapping[str, Any]]
     notes: tuple[str, ...] = ()
 
@@ -49,7 +49,7 @@ def encode_metadata(parts: ModelParts) -> str:
         "version": _VERSION,
         **{name: {**parts.foreign.get(name, {}), **config} for name, config in configs.items()},
         "schedule": asdict(parts.schedule),
-        "settings": None if parts.settings is None else asdict(parts.settings),
+        "settings": None if parts.settings is None else parts.settings.as_json(),
         "tokenizer": None if parts.tokenizer is None else _tokenizer_entry(parts.tokenizer),
     }
     return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -75,7 +75,7 @@ def decode_metadata(text: str, where: str) -> Described:
         _config(CLIPTextConfig, content["text_encoder"], f"{where}: text_encoder"),
         build_config(ScheduleConfig, content["schedule"], f"{where}: schedule"),
         None if tokenizer is None else _tokenizer(tokenizer, f"{where}: tokenizer"),
-        None if settings is None else build_config(GenerationSettings, settings, f"{where}: settings"),
+        None if settings is None else ModelSettings.from_json(settings, f"{where}: settings"),
         {name: foreign_entries(config_class, content[name]) for name, config_class in CONFIG_CLASSES.items()},
     )
 

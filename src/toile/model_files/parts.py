@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from toile.diffusion.schedule import ScheduleConfig
-from toile.generation_settings import GenerationSettings
+from toile.generation_settings import GenerationSettings, ModelSettings
 from toile.models.autoencoders import AutoencoderConfig, build_autoencoder
 from toile.models.clip import CLIPTextConfig, CLIPTextModel
 from toile.models.unet import UNet, UNetConfig
@@ -46,14 +46,14 @@ class ModelParts:
     tensors: Mapping[str, Mapping[str, Tensor]]
     schedule: ScheduleConfig
     tokenizer: Tokenizer | None
-    settings: GenerationSettings | None
+    settings: ModelSettings | None
     foreign: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     layout: str = FOLDER
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
-    def default_settings(self) -> GenerationSettings:
+    def default_settings(self) -> ModelSettings:
         """The settings; without any, those of Stable Diffusion at the U-Net's size."""
         return self.settings or default_settings(self.unet, self.vae)
 
@@ -62,11 +62,11 @@ class ModelParts:
         return replace(self, tokenizer=tokenizer)
 
 
-def default_settings(unet: UNetConfig, vae: AutoencoderConfig) -> GenerationSettings:
+def default_settings(unet: UNetConfig, vae: AutoencoderConfig) -> ModelSettings:
     """The settings of Stable Diffusion at the U-Net's size."""
     size = unet.sample_size
     height, width = (size, size) if isinstance(size, int) else (64, 64) if size is None else (size[0], size[-1])
-    return GenerationSettings(width=width * vae.downsampling, height=height * vae.downsampling)
+    return ModelSettings(GenerationSettings(width=width * vae.downsampling, height=height * vae.downsampling))
 
 
 def expected_tensors(unet: UNetConfig, vae: AutoencoderConfig, text: CLIPTextConfig) -> dict[str, dict[str, Tensor]]:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from toile.errors import ToileError
 from toile.nn.attention import SpatialTransformer, repeat_rows
 from toile.nn.blocks import Downsample, ResnetBlock, Upsample
-from toile.nn.embeddings import TimestepEmbedding, timestep_features
+from toile.nn.embeddings import TimestepEmbedding, guidance_features, timestep_features
 from toile.nn.layers import Conv2d, GroupNorm
 
 
@@ -31,6 +31,10 @@ class UNetConfig:
         layers_per_block: residual blocks of a level on the way down (one more on the way up).
         cross_attention_dim: M.
         attention_head_dim: despite the name the number of heads, one for all levels or one per level, as in diffusers.
+        num_class_embeds: how many classes the network is told apart, besides time and words; None = it is told none. An
+            upscaler's classes are the noise levels of the picture it enlarges (Ho et al. 2022, sec. 4.2).
+        time_cond_proj_dim: width of the features of the guidance scale, for a network that is told it and guides
+            itself (Meng et al. 2023); None for one that is not.
     """
 
     in_channels: int = 4
@@ -54,7 +58,9 @@ class UNetConfig:
     use_linear_projection: bool = False
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
+    num_class_embeds: int | None = None
     sample_size: int | tuple[int, ...] | None = 64
+    time_cond_proj_dim: int | None = None
 
     IGNORED: ClassVar[frozenset[str]] = frozenset(
         {
@@ -66,7 +72,6 @@ class UNetConfig:
             "freq_shift",
             "mid_block_scale_factor",
             "mid_block_type",
-            "num_class_embeds",
             "only_cross_attention",
             "resnet_time_scale_shift",
             "upcast_attention",
@@ -85,8 +90,12 @@ class UNetConfig:
             raise ToileError(f"unknown block types {unknown}: known are {sorted(known)}")
         if self.cross_attention != tuple("CrossAttn" in name for name in self.up_block_types[::-1]):
             raise ToileError("a level must have cross-attention on both ways, down and up, or on neither")
+        if self.num_class_embeds is not None and self.num_class_embeds < 1:
+            raise ToileError(f"num_class_embeds {self.num_class_embeds}: at least 1, or left out")
         if isinstance(self.attention_head_dim, tuple) and len(self.attention_head_dim) != levels:
             raise ToileError(f"attention_head_dim {self.attention_head_dim}: one number, or one for each level")
+        if (told := self.time_cond_proj_dim) is not None and (told < 4 or told % 2):
+            raise ToileError(f"time_cond_proj_dim {told}: an even number from 4 on, or none")
         for channels, heads in zip(self.block_out_channels, self.num_heads, strict=True):
             if channels % self.norm_num_groups or channels % heads:
                 raise ToileError(
@@ -104,6 +113,11 @@ class UNetConfig:
         """Heads per level, finest first."""
         heads = self.attention_head_dim
         return heads if isinstance(heads, tuple) else (heads,) * len(self.block_out_channels)
+
+    @property
+    def guides_itself(self) -> bool:
+        """Whether the network is told the guidance scale."""
+        return self.time_cond_proj_dim is not None
 
     @property
     def time_dim(self) -> int:
@@ -213,14 +227,23 @@ class UNet(nn.Module):
         self.config = config
         widths = config.block_out_channels
         self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
-        self.time_embedding = TimestepEmbedding(widths[0], config.time_dim)
+        self.time_embedding = TimestepEmbedding(widths[0], config.time_dim, config.time_cond_proj_dim)
+        classes = config.num_class_embeds
+        self.class_embedding = nn.Embedding(classes, config.time_dim) if classes is not None else None
         self.down_blocks = nn.ModuleList(_DownLevel(config, level) for level in range(len(widths)))
         self.mid_block = _MidBlock(config)
         self.up_blocks = nn.ModuleList(_UpLevel(config, level) for level in reversed(range(len(widths))))
         self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
         self.conv_out = Conv2d(widths[0], config.out_channels, 3, padding=1)
 
-    def forward(self, x_in: Tensor, timestep: Tensor, cond: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_in: Tensor,
+        timestep: Tensor,
+        cond: Tensor,
+        class_labels: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         """Predicts noise or velocity.
 
         Args:
@@ -228,25 +251,37 @@ class UNet(nn.Module):
             timestep: (1 or B,) in 0..999; (1,) if G is not 1.
             cond: (G B, L, M) words, or (G B, 2, L, M): the words as keys and as values of cross-attention. Row b of
                 the latents goes with the rows b, B + b, ... of the words.
+            class_labels: (1 or B,) int64, below `num_class_embeds`; only for networks that are told classes.
+            guidance: (1 or B,) scales, for networks that guide themselves; None is 1, no guidance. (In diffusers None
+                leaves out the features of the scale, as the network never saw it in training.)
 
         Returns:
             (G B, C, H, W).
+
+        Raises:
+            ToileError: classes are missing, or the network knows none; or it is not told a scale.
         """
-        return self.predict(x_in, timestep, cond)[0]
+        return self.predict(x_in, timestep, cond, class_labels=class_labels, guidance=guidance)[0]
 
     def predict(
-        self, x_in: Tensor, timestep: Tensor, cond: Tensor, deep: Tensor | None = None
+        self,
+        x_in: Tensor,
+        timestep: Tensor,
+        cond: Tensor,
+        deep: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The prediction, and what the last layer worked on besides the result of the first: nearly all of the work.
 
         Args:
-            x_in, timestep, cond: as `forward` takes them.
+            x_in, timestep, cond, class_labels, guidance: as `forward` takes them.
             deep: what a call with another x_in and timestep returned, to be used again; None = computed.
 
         Returns:
             (G B, C, H, W) the prediction, and (G B, C', H, W) what was deep, C' channels of the finest level.
         """
-        time, first = self._time(timestep, x_in.dtype), self.conv_in(x_in)
+        time, first = self._time(timestep, x_in.dtype, class_labels, guidance), self.conv_in(x_in)
         if deep is None:
             deep = self._deep(first, time, cond)
         finest = self._finest_up
@@ -272,10 +307,28 @@ class UNet(nn.Module):
         assert isinstance(finest, _UpLevel)
         return finest
 
-    def _time(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
+    def _time(
+        self, timestep: Tensor, dtype: torch.dtype, class_labels: Tensor | None, guidance: Tensor | None
+    ) -> Tensor:
         """(1 or B, D); every block takes SiLU of the time first, so it is taken once here."""
-        features = timestep_features(timestep, self.config.block_out_channels[0])
-        return F.silu(self.time_embedding(features.to(dtype)))
+        features = timestep_features(timestep, self.config.block_out_channels[0]).to(dtype)
+        time = self.time_embedding(features, self._scale(guidance, features))
+        if (self.class_embedding is None) != (class_labels is None):
+            told = "none were given" if class_labels is None else "some were given"
+            raise ToileError(f"this U-Net has num_class_embeds {self.config.num_class_embeds}; of class labels {told}")
+        if self.class_embedding is not None:
+            time = time + self.class_embedding(class_labels).to(time.dtype)
+        return F.silu(time)
+
+    def _scale(self, guidance: Tensor | None, like: Tensor) -> Tensor | None:
+        """(1 or B, time_cond_proj_dim), if the network is told the scale."""
+        told = self.config.time_cond_proj_dim
+        if told is None and guidance is not None:
+            raise ToileError("this U-Net is not told a guidance scale: use classifier-free guidance")
+        if told is None:
+            return None
+        scales = like.new_ones(1, dtype=torch.float32) if guidance is None else guidance
+        return guidance_features(scales, told).to(like.dtype)
 
 
 def _size_of(features: Tensor) -> tuple[int, int]:

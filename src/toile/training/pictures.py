@@ -28,7 +28,7 @@ from toile.data.sources import (
 from toile.data.split import split_by_content
 from toile.errors import ToileError
 
-_TASKS_OF_WHOLE_PICTURES = ("vae", "clip", "classifier", "cvae", "text_autoencoder")
+_TASKS_OF_WHOLE_PICTURES = ("vae", "clip", "classifier", "cvae", "text_autoencoder", "upscaling")
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,16 @@ from toile.schema import build_config
 from toile.training.classifier_objective import ClassifierObjectiveConfig
 from toile.training.cvae_objective import CVAEObjectiveConfig
 from toile.training.denoising_objective import DenoisingObjectiveConfig
+from toile.training.distillation_objective import ConsistencyConfig, GuidanceDistillationConfig
 from toile.training.gan_objective import GANObjectiveConfig
 from toile.training.loop import LoopConfig
 from toile.training.lora_targets import LoRAConfig
 from toile.training.pictures import DataConfig
 from toile.training.prior_preservation import PriorConfig
 from toile.training.text_autoencoder_objective import TextAutoencoderObjectiveConfig
+from toile.training.upscaling_objective import UpscalingObjectiveConfig
 from toile.training.vae_objective import VAEObjectiveConfig
+from toile.upscaler import UpscalerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +144,38 @@ class FineTuneRecipe:
 
 
 @dataclasses.dataclass(frozen=True)
+class GuidanceDistillationRecipe:
+    """`task = "guidance_distillation"`: a U-Net that is told the guidance scale, so that guidance takes one call.
+
+    Attributes:
+        teacher: the model, which is also the start: the name of the bundled one, a folder or a file.
+    """
+
+    task: str
+    teacher: str
+    data: DataConfig
+    loop: LoopConfig
+    objective: GuidanceDistillationConfig = GuidanceDistillationConfig()
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ConsistencyRecipe:
+    """`task = "consistency_distillation"`: a U-Net that makes pictures in one to four calls, guidance included.
+
+    Attributes:
+        teacher: the model, which is also the start: the name of the bundled one, a folder or a file.
+    """
+
+    task: str
+    teacher: str
+    data: DataConfig
+    loop: LoopConfig
+    objective: ConsistencyConfig = ConsistencyConfig()
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class WordConfig:
     """A word to learn.
 
@@ -233,6 +268,40 @@ class GANRecipe:
             raise ToileError("loop.sharded: a GAN needs its discriminator whole, once as it is and once as constants")
 
 
+@dataclasses.dataclass(frozen=True)
+class UpscalingRecipe:
+    """`task = "upscaling"`: a network that makes large pictures of a model's small ones and their words.
+
+    Attributes:
+        base: the model whose pictures will be enlarged: the name of the bundled one, or a folder.
+        true_pictures: a zip or folder of large pictures named by the keys of the small ones; None for the published.
+        upscaler: sizes, and how it is used; `residual_std` is measured.
+    """
+
+    task: str
+    base: str
+    data: DataConfig
+    model: UNetConfig
+    loop: LoopConfig
+    schedule: ScheduleConfig
+    upscaler: UpscalerConfig = UpscalerConfig()
+    true_pictures: Path | None = None
+    objective: UpscalingObjectiveConfig = UpscalingObjectiveConfig()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        schedule = self.schedule
+        if schedule.prediction_type != "v_prediction" or not schedule.rescale_betas_zero_snr:
+            raise ToileError(
+                'schedule: an upscaler begins with pure noise: prediction_type = "v_prediction" and '
+                "rescale_betas_zero_snr = true"
+            )
+        if self.upscaler.residual_std != UpscalerConfig.residual_std:
+            raise ToileError(f"upscaler.residual_std {self.upscaler.residual_std}: it is measured, so leave it out")
+        if self.loop.sharded and self.objective.adversary is not None:
+            raise ToileError("loop.sharded: an adversary is needed whole, once as it is and once as constants")
+
+
 Recipe = (
     VAERecipe
     | CLIPRecipe
@@ -240,10 +309,13 @@ Recipe = (
     | ClassifierRecipe
     | LoRARecipe
     | FineTuneRecipe
+    | GuidanceDistillationRecipe
+    | ConsistencyRecipe
     | TextualInversionRecipe
     | CVAERecipe
     | TextAutoencoderRecipe
     | GANRecipe
+    | UpscalingRecipe
 )
 RECIPES: Mapping[str, type[Recipe]] = {
     "vae": VAERecipe,
@@ -252,16 +324,19 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "classifier": ClassifierRecipe,
     "lora": LoRARecipe,
     "fine_tune": FineTuneRecipe,
+    "guidance_distillation": GuidanceDistillationRecipe,
+    "consistency_distillation": ConsistencyRecipe,
     "textual_inversion": TextualInversionRecipe,
     "cvae": CVAERecipe,
     "text_autoencoder": TextAutoencoderRecipe,
     "gan": GANRecipe,
+    "upscaling": UpscalingRecipe,
 }
 
 
 def compiles(recipe: Recipe) -> bool:
-    """Whether the networks of a run are compiled; those of CLIP and of a GAN never are."""
-    return not isinstance(recipe, CLIPRecipe | GANRecipe) and recipe.objective.compile
+    """Whether the networks of a run are compiled; those of CLIP, of a GAN and of an upscaler never are."""
+    return not isinstance(recipe, CLIPRecipe | GANRecipe | UpscalingRecipe) and recipe.objective.compile
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -26,6 +26,7 @@ from toile.text.tokenizer import Tokenizer
 from toile.training.classifier_objective import ClassifierObjective, build_classifier
 from toile.training.clip_objective import CLIPObjective, train_tokenizer
 from toile.training.denoising_objective import DenoisingObjective, TextConditionedUNet
+from toile.training.distillation_task import DistillationTask
 from toile.training.fine_tuning import FineTuneTask, LoRATask
 from toile.training.latents import check_buckets, encode_pictures, latent_masks, load_latents
 from toile.training.loop import AUTO, LoopConfig, check_start, train
@@ -37,14 +38,17 @@ from toile.training.processes import join_processes
 from toile.training.recipes import (
     ClassifierRecipe,
     CLIPRecipe,
+    ConsistencyRecipe,
     CVAERecipe,
     DenoisingRecipe,
     FineTuneRecipe,
     GANRecipe,
+    GuidanceDistillationRecipe,
     LoRARecipe,
     Recipe,
     TextAutoencoderRecipe,
     TextualInversionRecipe,
+    UpscalingRecipe,
     VAERecipe,
     compiles,
     recipe_facts,
@@ -53,6 +57,7 @@ from toile.training.records import DataRecord, Record
 from toile.training.run_folder import RunFolder, read_log
 from toile.training.sharding import hold_weights
 from toile.training.textual_inversion import TextualInversionTask
+from toile.training.upscaling_task import UpscalingTask
 from toile.training.vae_objective import VAEObjective, narrow_posterior
 from toile.weights.files import file_sha256
 from toile.weights.folder import find_weights, load_component, load_weights, save_component
@@ -179,8 +184,12 @@ def weights_read(recipe: Recipe) -> dict[str, Path]:
         if str(recipe.vae) != PIXELS:
             read["vae"] = autoencoder_folder(recipe.vae)
         return read if recipe.start is None else {**read, "start": find_model(recipe.start)}
+    if isinstance(recipe, UpscalingRecipe):
+        return {"vae": find_model(recipe.base) / "vae", "words": find_model(recipe.base) / "text_encoder"}
     if isinstance(recipe, LoRARecipe | FineTuneRecipe | TextualInversionRecipe):
         return {"base": Path(recipe.base) if Path(recipe.base).is_file() else find_model(recipe.base)}
+    if isinstance(recipe, GuidanceDistillationRecipe | ConsistencyRecipe):
+        return {"teacher": Path(recipe.teacher) if Path(recipe.teacher).is_file() else find_model(recipe.teacher)}
     if isinstance(recipe, CLIPRecipe | ClassifierRecipe):
         return {}
     return {"words": find_model(recipe.words) / "text_encoder"}
@@ -199,6 +208,8 @@ def build_task(recipe: Recipe, pictures: PictureSet) -> Task:
         return LoRATask(recipe, pictures)
     if isinstance(recipe, FineTuneRecipe):
         return FineTuneTask(recipe, pictures)
+    if isinstance(recipe, GuidanceDistillationRecipe | ConsistencyRecipe):
+        return DistillationTask(recipe, pictures)
     if isinstance(recipe, TextualInversionRecipe):
         return TextualInversionTask(recipe, pictures)
     if isinstance(recipe, CVAERecipe):
@@ -207,6 +218,8 @@ def build_task(recipe: Recipe, pictures: PictureSet) -> Task:
         return build_text_autoencoder_task(recipe, pictures)
     if isinstance(recipe, GANRecipe):
         return build_gan_task(recipe, pictures)
+    if isinstance(recipe, UpscalingRecipe):
+        return UpscalingTask(recipe, pictures)
     return ClassifierTask(recipe, pictures)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toile.diffusion.samplers.consistency import lcm
 from toile.diffusion.samplers.dpm_solver import dpmpp_2m, dpmpp_2m_sde
 from toile.diffusion.samplers.multistep import lms, plms
 from toile.diffusion.samplers.registry import SAMPLERS, SamplerInfo, find_sampler
@@ -24,6 +25,7 @@ __all__ = [
     "euler_ancestral",
     "find_sampler",
     "heun",
+    "lcm",
     "lms",
     "plms",
     "unipc",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from toile.diffusion.samplers.consistency import lcm
 from toile.diffusion.samplers.dpm_solver import dpmpp_2m, dpmpp_2m_sde
 from toile.diffusion.samplers.multistep import lms, plms
 from toile.diffusion.samplers.single_step import ddim, ddpm, euler, euler_ancestral, heun
@@ -50,6 +51,7 @@ _ALL = (
     SamplerInfo("dpmpp_2m_sde", dpmpp_2m_sde, "DPM++ 2M SDE", True, 1, "DPM++ 2M with fresh noise: more detail."),
     SamplerInfo("unipc", unipc, "UniPC", False, 1, "Predicts and corrects in one call; good from 8 steps."),
     SamplerInfo("lms", lms, "LMS", False, 1, "Remembers four steps of unequal length."),
+    SamplerInfo("lcm", lcm, "LCM", True, 1, "For consistency models only: 1 to 8 steps."),
 )
 
 SAMPLERS: Mapping[str, SamplerInfo] = MappingProxyType({info.name: info for info in _ALL})
@@ -66,6 +68,7 @@ _OTHER_NAMES = {
     "DPM-Solver++": "dpmpp_2m",
     "UniPCMultistepScheduler": "unipc",
     "LMSDiscreteScheduler": "lms",
+    "LCMScheduler": "lcm",
 }
 
 

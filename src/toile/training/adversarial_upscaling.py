@@ -1,0 +1,115 @@
+"""Training an upscaler that needs one call, against an adversary that looks at patches (Ledig et al. 2017, "SRGAN").
+
+The network is that of the diffusion model and is called at the last timestep, at which its input is pure noise, so the
+upscaler is used in the same way. Both players' losses are added up as in `toile.training.gan_objective`: each takes the
+other as constant.
+
+Shapes: B examples, s side of a crop, P patches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from toile.diffusion.upscaling import images_of_squares
+from toile.models.patch_discriminator import PatchDiscriminator
+from toile.models.unet import UNet
+from toile.training.objective import Loss
+from toile.training.text_states import TextStates
+from toile.training.upscaling_examples import UpscalingBatch, UpscalingExamples, WholePictures
+from toile.training.upscaling_objective import AdversaryConfig, UpscalingObjective, UpscalingObjectiveConfig
+from toile.upscaler import Upscaler
+
+
+class UpscalingPlayers(nn.Module):
+    """Both networks, as one module to train, save and average."""
+
+    def __init__(self, unet: UNet, config: AdversaryConfig) -> None:
+        super().__init__()
+        self.unet, self.discriminator = unet, PatchDiscriminator(config.discriminator)
+
+
+class AdversarialUpscalingObjective(UpscalingObjective):
+    """Mean absolute error of pixels and of their differences, and non-saturating losses of both players.
+
+    Args:
+        upscaler, states, examples: as of `UpscalingObjective`.
+        config: with an adversary.
+    """
+
+    def __init__(
+        self, upscaler: Upscaler, states: TextStates, examples: UpscalingExamples, config: UpscalingObjectiveConfig
+    ) -> None:
+        super().__init__(upscaler, states, examples, config)
+        assert config.adversary is not None
+        self.adversary = config.adversary
+        self.players = UpscalingPlayers(upscaler.unet, self.adversary)
+        self.players.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def module(self) -> nn.Module:
+        """Both players."""
+        return self.players
+
+    def batch(self, examples: range) -> UpscalingBatch:
+        """Crops in shuffled order, all at the last timestep; all draws depend on the example's number alone."""
+        last = self.schedule.config.num_train_timesteps - 1
+        return self.examples.batch(examples, torch.full((len(examples),), last))
+
+    def loss(self, batch: UpscalingBatch | WholePictures, step: int) -> Loss:
+        """The sum of both players' losses; of whole pictures see `picture_loss`.
+
+        Parts: "l1", "gradient", the upscaler's errors; "loss_upscaler", "loss_adversary", in nats; "d_real", "d_fake",
+        the mean probabilities of being real that the adversary gives; where there is a penalty, "r1".
+        """
+        if isinstance(batch, WholePictures):
+            return self.picture_loss(batch)
+        config, discriminator = self.adversary, self.players.discriminator
+        made = self.made(batch)
+        error = made - batch.true
+        l1 = error.abs().mean()
+        gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        real = discriminator(batch.true, batch.smooth).float()
+        fake = discriminator(made.detach(), batch.smooth).float()
+        loss_d = F.softplus(-real).mean() + F.softplus(fake).mean()
+        total = l1 + config.gradient_weight * gradient + loss_d
+        parts = {"l1": l1, "gradient": gradient, "loss_adversary": loss_d}
+        weight = config.weight_at(step)
+        if weight > 0:
+            constants = {name: value.detach() for name, value in discriminator.named_parameters()}
+            loss_g = F.softplus(-functional_call(discriminator, constants, (made, batch.smooth)).float()).mean()
+            total = total + weight * loss_g
+            parts["loss_upscaler"] = loss_g
+        parts |= {"d_real": real.sigmoid().mean(), "d_fake": fake.sigmoid().mean()}
+        if config.r1_weight > 0 and (step + 1) % config.r1_every == 0:
+            r1 = patch_gradient_penalty(discriminator, batch.true, batch.smooth)
+            total = total + 0.5 * config.r1_weight * config.r1_every * r1
+            parts["r1"] = r1
+        return Loss(total, {name: value.detach() for name, value in parts.items()})
+
+    def made(self, batch: UpscalingBatch) -> Tensor:
+        """What one call makes of a batch: (B, 3, s, s)."""
+        # At zero terminal SNR the input is the noise and the velocity the clean difference, with the other sign.
+        clean = -self.predict(batch.noise, batch)
+        return batch.smooth + images_of_squares(clean, self.upscaler.side) * self.upscaler.config.residual_std
+
+
+def patch_gradient_penalty(discriminator: PatchDiscriminator, images: Tensor, given: Tensor) -> Tensor:
+    """R1 of a discriminator of patches: the squared length of the gradient of all their scores' sum, for each patch.
+
+    Mescheder et al. 2018, eq. 9, in float32, as rounding would be a good part of gradients of gradients.
+
+    Args:
+        images: (B, 3, s, s), true; given: the same shape, what the discriminator sees besides.
+
+    Returns:
+        a scalar.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        images = images.detach().requires_grad_(True)
+        scores = discriminator(images, given)
+        [gradient] = torch.autograd.grad(scores.sum(), images, create_graph=True)
+        return gradient.square().sum() / scores.numel()
