@@ -26,6 +26,7 @@ from rich.table import Table
 from toile.evaluation.bench import Bench
 from toile.evaluation.feature_networks import ATTRIBUTES, WORDS, find_judge, open_feature_network
 from toile.evaluation.features import load_evaluator
+from toile.evaluation.picture_sets import PictureSets
 from toile.evaluation.real_side import divide_real
 from toile.evaluation.run import NETWORKS
 from toile.model_files.clip_pair import load_clip_pair
@@ -65,6 +66,7 @@ def measured(number: int) -> dict[str, float]:
     networks = [open_feature_network(spec) for spec in NETWORKS]
     judge, words = load_evaluator(find_judge(ATTRIBUTES)), load_clip_pair(find_judge(WORDS))
     bench = Bench(real, networks, judge, words, num_sets=5)
+    bench.prepare(PictureSets(real.prompts_for(number), bench.num_sets))  # as before pictures are made
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         shape = (number, pictures.height, pictures.width, 3)

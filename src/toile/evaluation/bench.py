@@ -54,13 +54,11 @@ class Measured:
         scores: by keys of measures.
         worst: the worst pictures, worst first.
         audit: of copies; None where too few pictures are held out for it.
-        features: what each network sees in the pictures, (N, F), by its name.
     """
 
     scores: Mapping[str, Score]
     worst: tuple[WorstCase, ...]
     audit: CopyAudit | None
-    features: Mapping[str, Tensor]
 
 
 class Bench:
@@ -144,17 +142,15 @@ class Bench:
         """
         sets = PictureSets(prompts, self.num_sets, self.seed)
         scores: dict[str, Score] = {}
-        features: dict[str, Tensor] = {}
         strangeness = torch.zeros(len(pixels), dtype=torch.float64)
-        for network in reversed(self.networks):  # the first comes last: the worst pictures are strange to it
-            features[network.name] = network.features(pixels)
-            found, strangeness = self._distances(network, features[network.name], sets)
+        for network in reversed(self.networks):  # the first comes last: copies are looked for in its features
+            features = network.features(pixels)
+            found, strangeness = self._distances(network, features, sets)
             scores |= found
         faithful, faults = self._faithfulness(pixels, prompts, sets)
-        first = features[self.networks[0].name]
-        audit = self._audit(first)
-        scores |= faithful | self._originality(first, audit, sets)
-        return Measured(scores, _worst(faults, strangeness), audit, features)
+        audit = self._audit(features)
+        scores |= faithful | self._originality(features, audit, sets)
+        return Measured(scores, _worst(faults, strangeness), audit)
 
     def faithfulness(self, pixels: Tensor, prompts: Sequence[Prompt]) -> dict[str, Score]:
         """Only what depends on words; arguments as for `measure`."""

@@ -160,9 +160,7 @@ class ExtraSuites:
             "vendi": score_of_pictures(found.vendi.numpy()),
         }
 
-    def taught(
-        self, pixels: Tensor, prompts: Sequence[Prompt], seen: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Score]:
+    def taught(self, pixels: Tensor, prompts: Sequence[Prompt]) -> dict[str, Score]:
         """What a classifier that learnt from these pictures alone finds in real ones; nothing without labels.
 
         Its interval is that of other pictures of the same maker: the classifier learns anew without each set of them.
@@ -170,15 +168,15 @@ class ExtraSuites:
         Args:
             pixels: (N, H, W, 3) uint8.
             prompts: N.
-            seen: what networks saw in the pictures, (N, F) by name, as far as that is known (`Measured.features`).
         """
         if self.bench.labels is None:
             return {}
         targets = self._articles([prompt.fields for prompt in prompts])
         if bool((targets == MISSING).all()):
             return {}
-        features = (seen or {}).get(RANDOM)
-        lessons = lesson(self._unlearnt.features(pixels) if features is None else features, pixels)
+        # The bench has looked with this network too. What it saw is not kept: it would lie among what is freed in
+        # between, and memory would grow with the number of pictures.
+        lessons = lesson(self._unlearnt.features(pixels), pixels)
         sets = PictureSets(prompts, self.bench.num_sets, self.seed)
         return {"classifier_accuracy": sets.score(lambda rows: self._learnt_accuracy(lessons[rows], targets[rows]))}
 

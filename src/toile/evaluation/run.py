@@ -241,7 +241,7 @@ def _judge(
     if len(pixels) > 1 and extra is not None:
         extras = extra.measure(pixels)
     if extra is not None:
-        extras.scores |= extra.taught(pixels[""], prompts, measured.features)
+        extras.scores |= extra.taught(pixels[""], prompts)
     return stores[""], measured, extras
 
 
