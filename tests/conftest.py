@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from toile.models.clip import CLIPTextConfig, CLIPTextModel
 from toile.models.unet import UNet, UNetConfig
 from toile.models.vae import VAE, VAEConfig
 from toile.text.tokenizer import Tokenizer
+from toile.upscaler import Upscaler, UpscalerConfig
 
 NUM_PICTURES = 90
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 160, 30), "black": (20, 20, 20)}
@@ -96,6 +98,31 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(tiny_folder: Path) -> LatentDiffusion:
     """The model of `tiny_folder` in float32 on the CPU; do not change it."""
     return LatentDiffusion.load(tiny_folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def enlarging_folder(tiny_folder: Path, tiny_model: LatentDiffusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with an upscaler of random weights, from 24x32 to 48x80 in two steps; do not change it."""
+    folder = tmp_path_factory.mktemp("enlarging") / "tiny"
+    shutil.copytree(tiny_folder, folder)
+    unet = UNetConfig(
+        in_channels=24,
+        out_channels=12,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        num_class_embeds=4,
+    )
+    config = UpscalerConfig(
+        small_width=24, small_height=32, left=2, right=22, width=48, height=80, residual_std=0.3, steps=2
+    )
+    torch.manual_seed(0)
+    Upscaler(UNet(unet), NoiseSchedule(tiny_model.schedule.config), config).save(folder / "upscaler", torch.float32)
+    return folder
 
 
 def write_picture_folder(folder: Path) -> Path:

@@ -9,16 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from toile.cli.main import run
-from toile.diffusion.schedule import NoiseSchedule
-from toile.latent_diffusion import LatentDiffusion
-from toile.models.unet import UNet, UNetConfig
 from toile.picture_recipe import read_recipe
 from toile.text.word_tables import ArticleCounts, WordTables
-from toile.upscaler import Upscaler, UpscalerConfig
 
 TABLES = WordTables(
     known={"maroon": 9, "dress": 9, "belt": 9, "for": 9, "women": 9},
@@ -36,30 +31,15 @@ TABLES = WordTables(
 )
 TYPED, READ = "a comfy burgundy frock for my wife", "maroon dress for women"
 TOLD = f"read as: {READ} (unknown: comfy)"
-UNET = UNetConfig(
-    in_channels=24,
-    out_channels=12,
-    block_out_channels=(8,),
-    down_block_types=("CrossAttnDownBlock2D",),
-    up_block_types=("CrossAttnUpBlock2D",),
-    layers_per_block=1,
-    cross_attention_dim=16,
-    attention_head_dim=2,
-    norm_num_groups=4,
-    num_class_embeds=3,
-)
 Output = Any
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_folder: Path, tiny_model: LatentDiffusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with tables of words and an upscaler."""
+def folder(enlarging_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with an upscaler, and with tables of words."""
     folder = tmp_path_factory.mktemp("words") / "tiny"
-    shutil.copytree(tiny_folder, folder)
+    shutil.copytree(enlarging_folder, folder)
     (folder / "words.json").write_text(json.dumps(asdict(TABLES)), encoding="utf-8")
-    config = UpscalerConfig(small_width=24, small_height=32, left=2, right=22, width=48, height=80)
-    torch.manual_seed(0)
-    Upscaler(UNet(UNET), NoiseSchedule(tiny_model.schedule.config), config).save(folder / "upscaler", torch.float32)
     return folder
 
 

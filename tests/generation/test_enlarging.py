@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 
 from toile.data.images import pixels_from_images
-from toile.diffusion.schedule import NoiseSchedule
 from toile.errors import ToileError
 from toile.generation.memory import estimated_bytes
 from toile.generation.pictures import Picture, final_size, generate, remake
@@ -20,40 +18,13 @@ from toile.generation.request import GenerateRequest
 from toile.generation.source import SourceImage
 from toile.latent_diffusion import LatentDiffusion
 from toile.model_folder import read_model_facts
-from toile.models.unet import UNet, UNetConfig
-from toile.upscaler import Upscaler, UpscalerConfig
 
 SMALL, LARGE = (24, 32), (48, 80)
-UNET = UNetConfig(
-    in_channels=24,
-    out_channels=12,
-    block_out_channels=(8, 16),
-    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    layers_per_block=1,
-    cross_attention_dim=16,
-    attention_head_dim=2,
-    norm_num_groups=4,
-    num_class_embeds=4,
-)
-CONFIG = UpscalerConfig(
-    small_width=24, small_height=32, left=2, right=22, width=48, height=80, residual_std=0.3, steps=2
-)
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_folder: Path, tiny_model: LatentDiffusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with an upscaler of random weights."""
-    folder = tmp_path_factory.mktemp("enlarging") / "tiny"
-    shutil.copytree(tiny_folder, folder)
-    torch.manual_seed(0)
-    Upscaler(UNet(UNET), NoiseSchedule(tiny_model.schedule.config), CONFIG).save(folder / "upscaler", torch.float32)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> LatentDiffusion:
-    return LatentDiffusion.load(folder, device="cpu", dtype="float32")
+def model(enlarging_folder: Path) -> LatentDiffusion:
+    return LatentDiffusion.load(enlarging_folder, device="cpu", dtype="float32")
 
 
 def made(model: LatentDiffusion, **given: object) -> list[Picture]:
@@ -144,8 +115,8 @@ def test_a_picture_to_begin_with_is_reduced_to_where_its_content_was(model: Late
     assert grey.shape == (1, 32, 24, 3)
 
 
-def test_the_upscaler_is_part_of_what_a_model_is(folder: Path, tiny_folder: Path) -> None:
-    plain, more = read_model_facts(tiny_folder), read_model_facts(folder)
+def test_the_upscaler_is_part_of_what_a_model_is(enlarging_folder: Path, tiny_folder: Path) -> None:
+    plain, more = read_model_facts(tiny_folder), read_model_facts(enlarging_folder)
     assert plain.components.upscaler == "" and more.components.upscaler
     assert plain.hash != more.hash
     assert replace(more.components, upscaler="") == plain.components

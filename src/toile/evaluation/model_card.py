@@ -138,7 +138,7 @@ def _training(subject: CardSubject) -> Iterator[str]:
         yield "\n\n".join(text for text in written if text) + "\n"
     if known is None and not any(written):
         yield "Nothing beside the weights says so: there is no provenance.json, which toile train writes.\n"
-    yield from (f"- {plain(part)}: SHA-256 {_code(sha)}" for part, sha in subject.components.items())
+    yield from (f"- {plain(part)}: SHA-256 {_code(sha)}" for part, sha in subject.components.items() if sha)
     yield ""
 
 

@@ -25,7 +25,7 @@ from toile.models.autoencoders import Autoencoder
 from toile.models.clip import CLIPTextModel
 from toile.models.unet import UNet
 from toile.text.tokenizer import Tokenizer
-from toile.training.draws import ShuffledOrder, example_noise, generator, seed_of
+from toile.training.draws import ShuffledOrder, example_noise, generator, seed_of, spread_places
 from toile.training.objective import Loss
 from toile.training.pictures import PictureSet
 from toile.training.text_states import TextStates
@@ -332,7 +332,7 @@ class DenoisingObjective:
         if purpose != "validation":
             timesteps = torch.stack([self._timestep(example) for example in examples])
         else:
-            golden = torch.tensor([example * 0.6180339887498949 % 1.0 for example in examples], dtype=torch.float64)
+            golden = torch.tensor(spread_places(examples), dtype=torch.float64)
             timesteps = (golden * self.schedule.config.num_train_timesteps).long()
         return DenoisingBatch(latents, noise, timesteps, self.tokenizer.batch(captions)[0])
 

@@ -26,10 +26,9 @@ from toile.diffusion.schedule import start_latents
 from toile.errors import ToileError
 from toile.models.unet import UNet
 from toile.training.denoising_objective import DenoisingBatch, DenoisingObjective, MixedBatch, with_trigger
-from toile.training.draws import example_noise, generator
+from toile.training.draws import example_noise, generator, spread_places
 from toile.training.objective import Loss
 
-_GOLDEN = 0.6180339887498949
 _SAMPLE_PROMPTS = 16
 
 
@@ -308,7 +307,7 @@ class ConsistencyDistillation(GuidanceDistillation):
             first = 0
             for batch in super().validation_batches():
                 numbers = range(first, first + len(batch.latents))
-                path = self._at_levels(batch, [n * _GOLDEN % 1.0 for n in numbers])
+                path = self._at_levels(batch, spread_places(numbers))
                 self._held_out.append(replace(path, answers=self._answers(path)))
                 first = numbers.stop
         yield from self._held_out

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+_GOLDEN = 0.6180339887498949
 
 
 def seed_of(seed: int, purpose: str, *indices: int) -> int:
@@ -27,6 +30,11 @@ def example_noise(seed: int, purpose: str, examples: range, shape: tuple[int, ..
     """
     rows = [torch.randn(shape, generator=generator(seed, purpose, example)) for example in examples]
     return torch.stack(rows)
+
+
+def spread_places(numbers: Iterable[int], shift: float = 0.0) -> list[float]:
+    """A place in [0, 1) for each number, so that those of any row of numbers lie evenly (golden ratio)."""
+    return [(shift + number * _GOLDEN) % 1.0 for number in numbers]
 
 
 class ShuffledOrder:

@@ -16,11 +16,10 @@ from toile.data.captions import CaptionWriter
 from toile.diffusion.upscaling import enlarge_smoothly
 from toile.text.tokenizer import Tokenizer
 from toile.training.denoising_objective import with_trigger
-from toile.training.draws import ShuffledOrder, example_noise, generator, seed_of
+from toile.training.draws import ShuffledOrder, example_noise, generator, seed_of, spread_places
 from toile.training.picture_pairs import PicturePairs
 from toile.upscaler import UpscalerConfig
 
-_GOLDEN = 0.6180339887498949
 _MEASURED = 512
 _PLACES = 3
 _WHITE = 250
@@ -98,8 +97,7 @@ class UpscalingExamples:
     def spread_timesteps(self, examples: range, num_timesteps: int) -> Tensor:
         """(B,) int64: evenly spread over any row of examples, in another order in each run."""
         shift = seed_of(self.seed, "timesteps") / 2**63
-        places = [(shift + example * _GOLDEN) % 1.0 for example in examples]
-        return (torch.tensor(places, dtype=torch.float64) * num_timesteps).long()
+        return (torch.tensor(spread_places(examples, shift), dtype=torch.float64) * num_timesteps).long()
 
     def held_out_pictures(self, number: int, together: int) -> Iterator[WholePictures]:
         """Whole held-out pictures, the same at every call."""
