@@ -16,9 +16,9 @@ from torch import Tensor
 from toile.errors import ToileError
 
 _C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
-# Of glibc's malloc.h: blocks from this size on are mapped one by one; a free end of the heap from that size on is given
-# back.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# Of glibc's malloc.h: a free end of the heap from that size on is given back; blocks from this size on are mapped one
+# by one; so many heaps there may be for all threads.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _USUAL_BYTES = 128 * 1024  # where glibc begins
 _KEPT_BYTES = 2**30
 _MADV_PAGEOUT = 21  # of Linux 5.4 and later; others refuse it
@@ -91,10 +91,8 @@ def keep_freed_memory() -> None:
     which costs CPUs up to a quarter of their time. It holds for the whole process; its peak of memory stays the same.
     Other C libraries are left as they are.
     """
-    if _C_LIBRARY is None or not hasattr(_C_LIBRARY, "gnu_get_libc_version"):
-        return
-    _C_LIBRARY.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-    _C_LIBRARY.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    _tell_malloc(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+    _tell_malloc(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def stop_keeping_freed_memory() -> None:
@@ -103,17 +101,30 @@ def stop_keeping_freed_memory() -> None:
     Between weights that are gathered and given back block by block, what is kept cannot be used again: with a U-Net of
     Stable Diffusion in two parts a process then takes 11.8 GB for a pass and its way back, instead of 6.8.
     """
-    if _C_LIBRARY is None or not hasattr(_C_LIBRARY, "gnu_get_libc_version"):
-        return
-    _C_LIBRARY.mallopt(_M_MMAP_THRESHOLD, _USUAL_BYTES)
-    _C_LIBRARY.mallopt(_M_TRIM_THRESHOLD, _USUAL_BYTES)
+    _tell_malloc(_M_MMAP_THRESHOLD, _USUAL_BYTES)
+    _tell_malloc(_M_TRIM_THRESHOLD, _USUAL_BYTES)
     give_back_freed_memory()
+
+
+def share_one_heap() -> None:
+    """Tells the C library to give all threads one heap, for work whose memory should not depend on how long it lasts.
+
+    glibc gives each thread a heap of its own, and keeps in each what was freed there: long work over many threads then
+    holds as much as every thread once needed at most. Threads that have a heap of their own already keep it, so this
+    belongs before the first work. It holds for the whole process. Other C libraries are left as they are.
+    """
+    _tell_malloc(_M_ARENA_MAX, 1)
 
 
 def give_back_freed_memory() -> None:
     """Returns to the system what was kept, where one kind of work ends and another needs tensors of other sizes."""
     if _C_LIBRARY is not None and hasattr(_C_LIBRARY, "malloc_trim"):
         _C_LIBRARY.malloc_trim(0)
+
+
+def _tell_malloc(option: int, value: int) -> None:
+    if _C_LIBRARY is not None and hasattr(_C_LIBRARY, "gnu_get_libc_version"):
+        _C_LIBRARY.mallopt(option, value)
 
 
 def page_out(tensor: Tensor) -> None:

@@ -75,9 +75,16 @@ def test_what_is_not_finite_stays_so() -> None:
     assert bool(result[0, 0, 5].isnan().all()) and bool(result[1].isfinite().all())
 
 
-def test_where_it_is_used() -> None:
+def without_matrix_units(monkeypatch: pytest.MonkeyPatch, lacks: bool = True) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: not lacks)
+
+
+def test_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     query = draw(1024)
     with torch.no_grad():
+        without_matrix_units(monkeypatch, lacks=False)
+        assert not suits(query, query)  # PyTorch's own kernel is twice as fast there
+        without_matrix_units(monkeypatch)
         assert suits(query, query) == long_attention.has_fused_kernels(query)
         assert not suits(query[:, :, :1000], query) and not suits(query, query[:, :, :77])
         assert not suits(query.float(), query.float())
@@ -85,7 +92,8 @@ def test_where_it_is_used() -> None:
 
 
 @torch.no_grad()
-def test_attention_takes_this_way() -> None:
+def test_attention_takes_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_matrix_units(monkeypatch)
     query, key, value = draw(1024), draw(1024, seed=1), draw(1024, seed=2)
     assert torch.equal(attend(query, key, value), attend_long(query, key, value))
     causal = attend(query, key, value, causal=True)

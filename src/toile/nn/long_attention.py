@@ -1,7 +1,8 @@
-"""Attention over long rows in bfloat16 on CPUs, in which the softmax is part of the matrix products.
+"""Attention over long rows in bfloat16 on CPUs without matrix units, in which the softmax is part of the products.
 
-On CPUs a fused attention kernel spends most of its time on exponentials: it goes over the scores several times. Here
-nothing goes over them. Far below zero the logistic function is the exponential, `1 / (1 + e^-s) = e^s (1 - e^s + ...)`,
+On such CPUs a fused attention kernel spends most of its time on exponentials: it goes over the scores several times.
+(With matrix units, AMX, PyTorch has another kernel, which takes half of the time of what is here.) Here nothing goes
+over them. Far below zero the logistic function is the exponential, `1 / (1 + e^-s) = e^s (1 - e^s + ...)`,
 and oneDNN can apply it to the result of a matrix product while that is still in registers. So every row of scores is
 shifted below zero within the product itself, by one more column of queries and keys, and its sum comes out of the
 second product, by one more column of values. The shift is the same for a whole row and cancels in the quotient.
@@ -25,9 +26,10 @@ _COLUMNS = 16  # matrices get a multiple of so many columns, which kernels like 
 
 
 def suits(query: Tensor, key: Tensor) -> bool:
-    """Whether `attend_long` can be used, and is worth it: long rows in bfloat16 on a CPU, without gradients."""
+    """Whether `attend_long` can be used, and is worth it: long rows in bfloat16, no gradients, a CPU without AMX."""
     return (
         query.dtype == torch.bfloat16
+        and not torch.cpu._is_amx_tile_supported()
         and min(query.shape[-2], key.shape[-2]) >= _SHORTEST_ROW
         and has_fused_kernels(query)
     )
