@@ -78,6 +78,7 @@ ADVERSARY = (
     "objective.adversary.warmup=2",
     "objective.adversary.discriminator.block_out_channels=[4, 8]",
     "objective.adversary.r1_every=2",
+    "objective.adversary.feature_weight=3.0",
 )
 
 
@@ -200,14 +201,17 @@ def test_each_player_gets_its_own_gradient(recipe: Path) -> None:
     players.zero_grad()
     discriminator = players.discriminator
     made = objective.made(batch)
-    real, fake = discriminator(batch.true, batch.smooth), discriminator(made.detach(), batch.smooth)
+    (real, seen), (fake, _) = discriminator(batch.true, batch.smooth), discriminator(made.detach(), batch.smooth)
     (F.softplus(-real).mean() + F.softplus(fake).mean()).backward()
     expected = {name: p.grad.clone() for name, p in players.named_parameters() if p.grad is not None}
     assert all(name.startswith("discriminator.") for name in expected)
     players.zero_grad()
     error = made - batch.true
     gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    fooled = F.softplus(-discriminator(made, batch.smooth)).mean()
+    scores, seen_in_made = discriminator(made, batch.smooth)
+    wanted = [level.detach() for level in seen]
+    apart = [(a - b).abs().mean() / b.abs().mean() for a, b in zip(seen_in_made, wanted, strict=True)]
+    fooled = F.softplus(-scores).mean() + 3.0 * torch.stack(apart).mean()
     (error.abs().mean() + 0.5 * gradient + objective.adversary.weight_at(2) * fooled).backward()
     expected |= {f"unet.{name}": p.grad.clone() for name, p in players.unet.named_parameters() if p.grad is not None}
     assert both.keys() == expected.keys()
@@ -216,8 +220,8 @@ def test_each_player_gets_its_own_gradient(recipe: Path) -> None:
 
 
 def test_the_penalty_is_the_squared_gradient_for_each_patch_and_comes_when_it_is_due(recipe: Path) -> None:
-    def scores(images: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-        return 3 * images[:, 0, ::2, ::2]  # a patch looks at one pixel, with slope 3
+    def scores(images: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        return 3 * images[:, 0, ::2, ::2], []  # a patch looks at one pixel, with slope 3
 
     assert float(patch_gradient_penalty(scores, torch.randn(2, 3, 4, 4), torch.zeros(2, 3, 4, 4))) == 9.0  # type: ignore[arg-type]
     objective = task_of(recipe, *ADVERSARY).objective

@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from toile.device import stop_keeping_freed_memory
 from toile.errors import ToileError
 from toile.evaluation.clip_score import clip_scores
 from toile.evaluation.copies import (
@@ -134,12 +135,13 @@ class Bench:
         return ""
 
     def measure(self, pixels: Tensor, prompts: Sequence[Prompt]) -> Measured:
-        """Measures N pictures.
+        """Measures N pictures, in memory that does not grow with N but for their features.
 
         Args:
             pixels: (N, H, W, 3) uint8.
             prompts: N, what each was asked to show.
         """
+        stop_keeping_freed_memory()
         sets = PictureSets(prompts, self.num_sets, self.seed)
         scores: dict[str, Score] = {}
         strangeness = torch.zeros(len(pixels), dtype=torch.float64)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from toile import __version__
 from toile.data.images import pad_to, pixels_of
+from toile.device import keep_freed_memory
 from toile.errors import ToileError
 from toile.evaluation.contestants import Contestant
 from toile.weights.files import read_json, write_json_atomically
@@ -87,5 +88,6 @@ def make_pictures(
     key = [dict(contestant.settings), dict(contestant.facts), list(prompts), seed]
     store = PictureStore(folder, key, (len(prompts), size[1], size[0]))
     if store.count < len(store):
+        keep_freed_memory()  # as when the model was loaded; judging those of another maker has ended it
         yield from store.fill(contestant.make(prompts[store.count :], seed + store.count))
     yield store

@@ -51,9 +51,15 @@ class PatchDiscriminator(nn.Module):
         for layer in (*self.levels, self.features):
             nn.init.kaiming_normal_(layer.weight, a=_SLOPE)
 
-    def forward(self, images: Tensor, given: Tensor) -> Tensor:
-        """Pictures and what they were made of, both (B, 3, H, W) in [-1, 1] -> logits (B, h, w), above 0 = real."""
+    def forward(self, images: Tensor, given: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Looks at pictures (B, 3, H, W) in [-1, 1] beside what they were made of, the same shape.
+
+        Returns:
+            logits (B, h, w), above 0 = real; and what each level saw, finest first: (B, channels, H / 2, W / 2), ...
+        """
         x = torch.cat([images, given], dim=1).contiguous(memory_format=torch.channels_last)
+        seen = []
         for level in self.levels:
             x = F.leaky_relu(level(x), _SLOPE)
-        return self.score(F.leaky_relu(self.features(x), _SLOPE))[:, 0]
+            seen.append(x)
+        return self.score(F.leaky_relu(self.features(x), _SLOPE))[:, 0], seen

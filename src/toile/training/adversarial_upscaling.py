@@ -9,6 +9,8 @@ Shapes: B examples, s side of a crop, P patches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -23,6 +25,8 @@ from toile.training.upscaling_examples import UpscalingBatch, UpscalingExamples,
 from toile.training.upscaling_objective import AdversaryConfig, UpscalingObjective, UpscalingObjectiveConfig
 from toile.upscaler import Upscaler
 
+_SMALLEST = 1e-6
+
 
 class UpscalingPlayers(nn.Module):
     """Both networks, as one module to train, save and average."""
@@ -34,6 +38,9 @@ class UpscalingPlayers(nn.Module):
 
 class AdversarialUpscalingObjective(UpscalingObjective):
     """Mean absolute error of pixels and of their differences, and non-saturating losses of both players.
+
+    What the adversary sees in a made picture can be held to what it sees in the true one as well ("feature matching",
+    Wang et al. 2018, eq. 4), which is a perceptual loss by a network that nobody else judges with.
 
     Args:
         upscaler, states, examples: as of `UpscalingObjective`.
@@ -62,8 +69,9 @@ class AdversarialUpscalingObjective(UpscalingObjective):
     def loss(self, batch: UpscalingBatch | WholePictures, step: int) -> Loss:
         """The sum of both players' losses; of whole pictures see `picture_loss`.
 
-        Parts: "l1", "gradient", the upscaler's errors; "loss_upscaler", "loss_adversary", in nats; "d_real", "d_fake",
-        the mean probabilities of being real that the adversary gives; where there is a penalty, "r1".
+        Parts: "l1", "gradient", "features", the upscaler's errors; "loss_upscaler", "loss_adversary", in nats;
+        "d_real", "d_fake", the mean probabilities of being real that the adversary gives; where there is a penalty,
+        "r1".
         """
         if isinstance(batch, WholePictures):
             return self.picture_loss(batch)
@@ -72,17 +80,20 @@ class AdversarialUpscalingObjective(UpscalingObjective):
         error = made - batch.true
         l1 = error.abs().mean()
         gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        real = discriminator(batch.true, batch.smooth).float()
-        fake = discriminator(made.detach(), batch.smooth).float()
+        real, seen = discriminator(batch.true, batch.smooth)
+        fake, _ = discriminator(made.detach(), batch.smooth)
+        real, fake = real.float(), fake.float()
         loss_d = F.softplus(-real).mean() + F.softplus(fake).mean()
         total = l1 + config.gradient_weight * gradient + loss_d
         parts = {"l1": l1, "gradient": gradient, "loss_adversary": loss_d}
         weight = config.weight_at(step)
         if weight > 0:
             constants = {name: value.detach() for name, value in discriminator.named_parameters()}
-            loss_g = F.softplus(-functional_call(discriminator, constants, (made, batch.smooth)).float()).mean()
-            total = total + weight * loss_g
-            parts["loss_upscaler"] = loss_g
+            scores, seen_in_made = functional_call(discriminator, constants, (made, batch.smooth))
+            loss_g = F.softplus(-scores.float()).mean()
+            matching = feature_distance(seen_in_made, seen)
+            total = total + weight * (loss_g + config.feature_weight * matching)
+            parts |= {"loss_upscaler": loss_g, "features": matching}
         parts |= {"d_real": real.sigmoid().mean(), "d_fake": fake.sigmoid().mean()}
         if config.r1_weight > 0 and (step + 1) % config.r1_every == 0:
             r1 = patch_gradient_penalty(discriminator, batch.true, batch.smooth)
@@ -95,6 +106,18 @@ class AdversarialUpscalingObjective(UpscalingObjective):
         # At zero terminal SNR the input is the noise and the velocity the clean difference, with the other sign.
         clean = -self.predict(batch.noise, batch)
         return batch.smooth + images_of_squares(clean, self.upscaler.side) * self.upscaler.config.residual_std
+
+
+def feature_distance(seen: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Mean absolute difference of what levels saw, each (B, channels, h, w), as a scalar; `wanted` is constant.
+
+    Each level's is taken in units of what is wanted, so that none counts for more because its numbers are larger.
+    """
+    distances = []
+    for made, true in zip(seen, wanted, strict=True):
+        true = true.detach().float()
+        distances.append((made.float() - true).abs().mean() / (true.abs().mean() + _SMALLEST))
+    return torch.stack(distances).mean()
 
 
 def patch_gradient_penalty(discriminator: PatchDiscriminator, images: Tensor, given: Tensor) -> Tensor:
@@ -110,6 +133,6 @@ def patch_gradient_penalty(discriminator: PatchDiscriminator, images: Tensor, gi
     """
     with torch.autocast(images.device.type, enabled=False):
         images = images.detach().requires_grad_(True)
-        scores = discriminator(images, given)
+        scores, _ = discriminator(images, given)
         [gradient] = torch.autograd.grad(scores.sum(), images, create_graph=True)
         return gradient.square().sum() / scores.numel()
