@@ -159,6 +159,18 @@ class Upscaler:
         config = self.config
         return self._padded(F.adaptive_max_pool2d(mask, (config.small_height, config.right - config.left)), 0.0)
 
+    def cut_maps(self, maps: Tensor) -> Tensor:
+        """Maps over the small pictures, without what lies over their padding, as large pictures show the content alone.
+
+        Args:
+            maps: (B, L, h, w).
+
+        Returns:
+            (B, L, small_height, right - left).
+        """
+        whole = F.interpolate(maps, (self.config.small_height, self.config.small_width), mode="bilinear")
+        return whole[..., self.config.left : self.config.right]
+
     def _padded(self, small: Tensor, value: float) -> Tensor:
         return F.pad(small, (self.config.left, self.config.small_width - self.config.right), value=value)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from toile.data.images import pixels_from_images
 from toile.errors import ToileError
@@ -49,6 +50,17 @@ def test_other_sizes_are_made_as_they_are(model: LatentDiffusion) -> None:
     for given in ({"width": 32, "height": 32}, {"hires_scale": 1.5}):
         with pytest.raises(ToileError, match="upscaler makes 48x80 of 24x32"):
             made(model, upscale=True, **given)
+
+
+def test_maps_lie_over_what_enlarged_pictures_show(model: LatentDiffusion) -> None:
+    [large], [small] = made(model, seed=3, maps=True), made(model, seed=3, maps=True, upscale=False)
+    assert large.maps is not None and small.maps is not None and model.upscaler is not None
+    config = model.upscaler.config
+    whole = F.interpolate(small.maps[None], (config.small_height, config.small_width), mode="bilinear")[0]
+    assert 0 < config.left < config.right < config.small_width  # so there is padding to cut off
+    torch.testing.assert_close(large.maps, whole[..., config.left : config.right])
+    ramp = torch.linspace(0, 1, config.small_width).expand(1, 1, config.small_height, -1)
+    torch.testing.assert_close(model.upscaler.cut_maps(ramp), ramp[..., config.left : config.right])
 
 
 def test_a_model_without_an_upscaler_says_so(tiny_model: LatentDiffusion) -> None:

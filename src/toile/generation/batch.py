@@ -155,7 +155,17 @@ class Batch:
         safety = self._checked(model, images)
         if safety is not None and self.settings.safety == "blur":
             images = torch.stack([blurred(i) if s.flagged else i for i, s in zip(images, safety, strict=True)])
-        return Made(pixels_from_images(images).cpu(), None if maps is None else maps.maps().cpu(), safety)
+        return Made(pixels_from_images(images).cpu(), self._shown_maps(model, maps), safety)
+
+    def _shown_maps(self, model: LatentDiffusion, maps: WordMaps | None) -> Tensor | None:
+        """The maps, over what finished pictures show."""
+        if maps is None:
+            return None
+        found = maps.maps().cpu()
+        if not self.settings.upscale:
+            return found
+        assert model.upscaler is not None
+        return model.upscaler.cut_maps(found)
 
     def _enlarged(self, model: LatentDiffusion, decoded: Tensor) -> Tensor:
         """What the model's upscaler makes of the pictures; it has learnt words without LoRAs."""
