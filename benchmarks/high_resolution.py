@@ -1,10 +1,12 @@
 """How much of real detail large pictures have: spectra and patches beside real pictures, and a sheet to judge blindly.
 
+    TOILE_DATA=data python benchmarks/high_resolution.py --maker fashion --out high-resolution
     TOILE_DATA=data python benchmarks/high_resolution.py --inputs inputs
-    TOILE_DATA=data python benchmarks/high_resolution.py ours=made/ --out high-resolution
+    TOILE_DATA=data python benchmarks/high_resolution.py theirs=made/ --out high-resolution
 
-The first writes what there is to enlarge or to draw; the second measures what was made of it: folders of PNGs named by
-the product's id, NAME=FOLDER. Beside them stand real pictures and plain enlargements. See docs/evaluation.md.
+The first measures a model with an upscaler: what it enlarges, and what it makes of captions. The second writes what
+there is to enlarge or to draw, the third measures what anybody made of it: folders of PNGs named by the product's id,
+NAME=FOLDER. Beside them stand real pictures and plain enlargements. See docs/evaluation.md.
 Shapes: N held-back products, H x W their true pictures.
 """
 
@@ -26,10 +28,12 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.nn import functional
 
 from toile.data.captions import CaptionWriter
-from toile.data.images import contact_sheet, open_image, pixels_from_images, pixels_of
+from toile.data.images import contact_sheet, images_from_pixels, open_image, pixels_from_images, pixels_of
 from toile.data.true_pictures import TruePictures
+from toile.diffusion.noise import ImageNoise
 from toile.errors import ToileError
 from toile.evaluation.feature_networks import FeatureNetwork, open_feature_network
 from toile.evaluation.patches import PATCH_SIDE, crossed_distance, patch_features
@@ -46,6 +50,8 @@ from toile.evaluation.spectrum import (
     spectrum_gap,
 )
 from toile.evaluation.texture import TEXTURE, open_texture_network
+from toile.generation.pictures import Picture, generate
+from toile.generation.request import GenerateRequest
 from toile.latent_diffusion import load
 from toile.training.pictures import DataConfig, PictureSet
 from toile.weights.files import write_json_atomically
@@ -82,6 +88,8 @@ def main() -> None:
         )
         return
     made = {name: read_made(folder, products.keys) for name, folder in map(named, arguments.made)}
+    for maker in arguments.maker:
+        made |= made_by(maker, products, arguments.seed)
     contestants = {**controls(products), **made}
     sets = deal_pictures(len(products.keys), arguments.sets, arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -114,6 +122,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("made", nargs="*", metavar="NAME=FOLDER", help="PNGs of 192x256 named by the product's id")
+    parser.add_argument("--maker", nargs="+", default=[], help="models with an upscaler")
     parser.add_argument("--inputs", type=Path, help="only write what there is to enlarge into this folder")
     parser.add_argument("--model", default="fashion", help="whose autoencoder rebuilds the small pictures")
     parser.add_argument("--networks", nargs="+", default=[TEXTURE], help="texture, or as toile compare takes them")
@@ -168,6 +177,28 @@ def write_inputs(products: Products, folder: Path) -> None:
         for key, each in zip(products.keys, pixels, strict=True):
             Image.fromarray(each.numpy()).save(folder / name / f"{key}.png")
     write_json_atomically(folder / "captions.json", dict(zip(products.keys, products.captions, strict=True)))
+
+
+def made_by(name: str, products: Products, seed: int) -> dict[str, Tensor]:
+    """What a model's upscaler makes of small pictures that its autoencoder rebuilt, and of captions by itself."""
+    model = load(name, device="cpu")
+    if model.upscaler is None:
+        raise ToileError(f"{name}: this model has no upscaler")
+    config = model.upscaler.config
+    padding = config.left, config.small_width - config.right
+    small = functional.pad(images_from_pixels(products.rebuilt), padding, value=1.0)
+    enlarged = []
+    for rows in batches(np.arange(len(small))):
+        captions = [products.captions[row] for row in rows]
+        states = model.encode_prompts(captions, model.defaults.word_weights).states
+        noise = ImageNoise([seed + int(row) for row in rows], model.upscaler.noise_shape)
+        images = model.upscaler.enlarge(small[torch.from_numpy(rows)], states, noise.draw)
+        enlarged.append(pixels_from_images(images))
+    assert config.size == SIZE
+    request = GenerateRequest(products.captions, seed, as_written=True, upscale=True)
+    pictures = [torch.from_numpy(event.pixels) for event in generate(model, request) if isinstance(event, Picture)]
+    short = Path(name).name
+    return {f"enlarged by {short}": torch.cat(enlarged), f"made by {short}": torch.stack(pictures)}
 
 
 def named(spec: str) -> tuple[str, Path]:
@@ -311,9 +342,10 @@ def blind_sheets(out: Path, products: Products, made: Mapping[str, Tensor], seed
             gap = torch.full((SIZE[1], 4, 3), 128, dtype=torch.uint8)
             pairs.append(Image.fromarray(torch.cat([sides[0], gap, sides[1]], dim=1).numpy()))
             key[str(number)] = {"real": "left" if left else "right", "product": products.keys[row]}
-        sheet = f"blind-{name}.png"
+        plain = name.replace(" ", "-")
+        sheet = f"blind-{plain}.png"
         contact_sheet(pairs, columns=4, captions=[str(number) for number in range(1, len(pairs) + 1)]).save(out / sheet)
-        write_json_atomically(out / f"blind-{name}-key.json", key)
+        write_json_atomically(out / f"blind-{plain}-key.json", key)
         names.append(sheet)
     return names
 
