@@ -40,7 +40,8 @@ LAYERS = {
     "model_description": 3,
     "lora_description": 3,
     "model_conversion": 3,
-    "cli": 4,
+    "web": 4,
+    "cli": 5,
 }
 # Parts of one layer that may know each other: the assembled system and its files; evaluation makes pictures, and knows
 # the data that models learnt from.
