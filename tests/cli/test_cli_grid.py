@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from toile.cli.grid import parse_axis
+from toile.generation.grid_axes import parse_axis
 from toile.cli.main import run
 from toile.picture_recipe import read_recipe
 
