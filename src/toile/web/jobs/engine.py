@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -245,7 +245,7 @@ class Engine:
                 events, more = subscription.take()
                 yield from events
 
-    async def watch(self, job_id: str, owner: str, previews: bool = False) -> AsyncIterator[JobEvent]:
+    async def watch(self, job_id: str, owner: str, previews: bool = False) -> AsyncGenerator[JobEvent, None]:
         """The same as `events`, for coroutines."""
         loop, something = asyncio.get_running_loop(), asyncio.Event()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
 from collections.abc import Iterable
@@ -60,8 +59,9 @@ class Gallery:
         """Deletes what there is of these pictures of a job."""
         for number in numbers:
             for suffix in (".png", ".npz"):
-                with contextlib.suppress(FileNotFoundError):
-                    self._path(job, number, suffix).unlink()
+                path = self._path(job, number, suffix)
+                if not path.parent.is_symlink():
+                    path.unlink(missing_ok=True)
 
     def _path(self, job: str, number: int, suffix: str) -> Path:
         if not _ID.fullmatch(job) or number < 0:

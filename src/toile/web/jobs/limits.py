@@ -59,7 +59,7 @@ class Limits:
             )
         for name, file in (("image", request.image), ("mask", request.mask)):
             if file is not None:
-                self._check_file(name, file)
+                self.check_file(name, file)
 
     def _check_texts(self, request: JobRequest) -> None:
         wanted = request.wanted
@@ -70,7 +70,12 @@ class Limits:
             if len(text) > self.prompt_characters:
                 raise ToileError(f"{name} has {len(text):,} characters; allowed here: up to {self.prompt_characters:,}")
 
-    def _check_file(self, name: str, content: bytes) -> None:
+    def check_file(self, name: str, content: bytes) -> None:
+        """Refuses what is no picture of an allowed kind and size; all of it is read, as decoders find faults late.
+
+        Raises:
+            ToileError: with the name it goes by.
+        """
         try:
             with Image.open(io.BytesIO(content), formats=FILE_FORMATS) as image:
                 width, height = image.size

@@ -50,6 +50,12 @@ class LiveJob:
         """Whether all its pictures are saved."""
         return len(self.made) == self.added.request.num_pictures
 
+    def land(self, work: int) -> None:
+        """One of the pictures of a work is to be counted among those that are made."""
+        left = self.flying.pop(work, 0.0) - 1
+        if left > 0:
+            self.flying[work] = left
+
     def add(self, picture: PictureInfo) -> None:
         """A picture was saved."""
         self.made[picture.number] = picture

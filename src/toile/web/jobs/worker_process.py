@@ -137,7 +137,8 @@ class WorkerProcess:
         if self._process is None or self._connection is None:
             return
         self._connection.close()
-        self._process.join(_SECONDS_TO_END)
+        if self.ready is not None:  # else it is still loading, and would not hear of it for long
+            self._process.join(_SECONDS_TO_END)
         if self._process.exitcode is None:
             self._process.kill()
             self._process.join()

@@ -298,7 +298,7 @@ class Workshop:
                 return
             self._store.add_picture(job_id, info)
             self._pictures += 1
-            job.flying.pop(flight.number, None)
+            job.land(flight.number)
             job.add(info)
             job.publish(PictureReady(info))
             if job.is_complete:
