@@ -24,6 +24,7 @@ from toile.cli.rate import rate
 from toile.cli.replay import replay
 from toile.cli.runs import runs
 from toile.cli.serve import serve
+from toile.cli.studio import studio
 from toile.cli.sweep import sweep
 from toile.cli.train import train
 from toile.cli.weigh import weigh
@@ -54,6 +55,7 @@ _COMMANDS = (
     rate,
     card,
     serve,
+    studio,
 )
 
 

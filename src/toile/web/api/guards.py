@@ -22,7 +22,7 @@ from toile.web.api.metrics import Metrics
 from toile.web.jobs.engine import Engine
 
 OPEN_PATHS = ("/healthz", "/readyz")
-_JSON_PREFIXES = ("/v1/", "/sdapi/", "/api/")
+_JSON_PREFIXES = ("/v1/", "/sdapi/", "/api/", "/studio/")
 _FORM_PATHS = ("/v1/images/edits",)
 _SUBMITTING = (
     "/v1/images/generations",

@@ -1,0 +1,73 @@
+// Puts the page together.
+
+import { get, post } from "./api.js";
+import { startBegin } from "./begin.js";
+import { showJobs, startBoard } from "./board.js";
+import { startBrief } from "./brief.js";
+import { startCompare } from "./compare.js";
+import { byId, button, refill } from "./dom.js";
+import { startDrop } from "./drop.js";
+import { startForm } from "./form.js";
+import { startGrid } from "./grid.js";
+import { startKeys } from "./keys.js";
+import { follow } from "./live.js";
+import { make, startMaking } from "./making.js";
+import { trying } from "./messages.js";
+import { startPicks } from "./picks.js";
+import { emit, facts, isEnded, jobs } from "./store.js";
+import { startTheme } from "./theme.js";
+import { nameOf } from "./tile.js";
+import { startWall } from "./wall.js";
+import { startWords } from "./words.js";
+
+const SECONDS_BETWEEN_LOOKS = 1;
+
+async function watchStatus() {
+  const status = byId("status");
+  try {
+    const now = await get("/status");
+    status.textContent = now.trouble || (now.ready ? "" : "The model is being loaded …");
+    status.classList.toggle("trouble", Boolean(now.trouble));
+    document.documentElement.dataset.ready = String(now.ready);
+    if (now.ready || now.trouble) return;
+  } catch (error) {
+    status.textContent = error.message;
+  }
+  setTimeout(watchStatus, SECONDS_BETWEEN_LOOKS * 1000);
+}
+
+function startExamples() {
+  refill(byId("examples"), ...facts.examples.map((example) => button(example, () => {
+    byId("prompt").value = example;
+    emit("prompt");
+    make();
+  }, { class: "chip" })));
+}
+
+async function start() {
+  startTheme();
+  if (window.matchMedia("(max-width: 859px)").matches) for (const id of ["brief", "settings"]) byId(id).open = false;
+  await post("/session");
+  Object.assign(facts, await get("/facts"));
+  startForm();
+  startBegin();
+  startBoard();
+  startMaking();
+  startExamples();
+  startGrid();
+  startCompare();
+  startPicks(nameOf);
+  startDrop();
+  startKeys();
+  startWords();
+  watchStatus();
+  await Promise.all([startBrief(), startWall()]);
+  const unfinished = [...jobs.values()].filter((job) => !isEnded(job));
+  if (unfinished.length) {
+    showJobs([unfinished[0]]);
+    follow(unfinished);
+  }
+  document.documentElement.dataset.started = "true";
+}
+
+trying(start);
