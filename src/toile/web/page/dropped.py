@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from toile.diffusion.samplers import find_sampler
 from toile.errors import ToileError
 from toile.foreign_recipe import read_foreign_recipe
 from toile.generation.source import read_source
@@ -112,13 +113,17 @@ def _foreign(path: Path) -> dict[str, Any]:
     foreign = read_foreign_recipe(path)
     notes = [f"it was made by {foreign.program}: the picture will be a relative of it, not a copy"]
     notes += [f"not used: {entry}" for entry in foreign.unused]
+    settings = {name: value for name, value in foreign.settings.items() if name in SETTINGS}
+    if "sampler" in settings:
+        sampler = find_sampler(settings["sampler"])
+        settings |= {"sampler": sampler.name} | ({} if sampler.spacing is None else {"spacing": sampler.spacing})
     return {
         "program": foreign.program,
         "model": None,
         "prompt": foreign.prompt,
         "negative": foreign.negative,
         "seed": None if foreign.seed is None else str(foreign.seed),
-        "settings": {name: value for name, value in foreign.settings.items() if name in SETTINGS},
+        "settings": settings,
         "loras": [],
         "toward": None,
         "as_written": False,

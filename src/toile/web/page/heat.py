@@ -21,7 +21,7 @@ def heat_png(heat: np.ndarray) -> bytes:
     share = (heat - low) / (high - low) if high > low else np.zeros_like(heat)
     veil = np.empty((*heat.shape, 4), dtype=np.uint8)
     veil[..., :3] = _COLOUR
-    veil[..., 3] = np.round(share**0.8 * _MOST_OPAQUE * 255).astype(np.uint8)
+    veil[..., 3] = np.round(share**1.3 * _MOST_OPAQUE * 255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(veil, "RGBA").save(file, "PNG")
     return file.getvalue()

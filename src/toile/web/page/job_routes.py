@@ -13,10 +13,11 @@ from fastapi.responses import StreamingResponse
 
 from toile.errors import ToileError
 from toile.web.jobs.engine import Engine
+from toile.web.jobs.errors import NoSuchJobError
 from toile.web.jobs.job import Job
 from toile.web.jobs.request import JobRequest
 from toile.web.page.answers import event_facts, job_facts, thumbs_of
-from toile.web.page.bodies import GridBody, JobBody
+from toile.web.page.bodies import AxisBody, GridBody, JobBody
 from toile.web.page.owners import Owner
 
 _SECONDS_BETWEEN_SIGNS = 15.0  # of life, without which a browser's leaving goes unnoticed
@@ -37,8 +38,8 @@ def job_routes(engine: Engine) -> APIRouter:
         jobs = _submit_all(engine, [request for row in rows for request in row], owner)
         columns = len(rows[0])
         return {
-            "columns": [str(value) for value in body.x.axis().values],
-            "rows": [""] if body.y is None else [str(value) for value in body.y.axis().values],
+            "columns": _titles(body.x),
+            "rows": [""] if body.y is None else _titles(body.y),
             "cells": [
                 [job_facts(job, {}) for job in jobs[start : start + columns]] for start in range(0, len(jobs), columns)
             ],
@@ -75,6 +76,10 @@ def job_routes(engine: Engine) -> APIRouter:
     return routes
 
 
+def _titles(axis: AxisBody) -> list[str]:
+    return [f"{value:g}" if isinstance(value, float) else str(value) for value in axis.axis().values]
+
+
 def _submit_all(engine: Engine, requests: list[JobRequest], owner: str) -> list[Job]:
     """Takes all jobs or none."""
     jobs: list[Job] = []
@@ -90,22 +95,28 @@ def _submit_all(engine: Engine, requests: list[JobRequest], owner: str) -> list[
 
 async def _told(engine: Engine, owner: str, jobs: list[str]) -> AsyncIterator[str]:
     """The events of several jobs in one stream, as browsers keep few connections; it ends when all jobs have."""
-    waiting: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=2 * len(jobs))
+    waiting: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(maxsize=2 * len(jobs))
 
     async def watch(job_id: str) -> None:
-        async with contextlib.aclosing(engine.watch(job_id, owner, previews=True)) as events:
-            async for event in events:
-                await waiting.put(event_facts(job_id, event))
+        with contextlib.suppress(NoSuchJobError):  # it was deleted meanwhile
+            async with contextlib.aclosing(engine.watch(job_id, owner, previews=True)) as events:
+                async for event in events:
+                    await waiting.put(event_facts(job_id, event))
+        await waiting.put(None)
 
     watchers = [asyncio.create_task(watch(job_id)) for job_id in dict.fromkeys(jobs)]
+    left = len(watchers)
     try:
-        while not (waiting.empty() and all(watcher.done() for watcher in watchers)):
+        while left:
             try:
-                facts = await asyncio.wait_for(waiting.get(), _SECONDS_BETWEEN_SIGNS if waiting.empty() else None)
+                facts = await asyncio.wait_for(waiting.get(), _SECONDS_BETWEEN_SIGNS)
             except TimeoutError:
                 yield ": still here\n\n"
                 continue
-            yield f"data: {json.dumps(facts)}\n\n"
+            if facts is None:
+                left -= 1
+            else:
+                yield f"data: {json.dumps(facts)}\n\n"
         yield 'data: {"kind": "over"}\n\n'
     finally:
         for watcher in watchers:

@@ -4,9 +4,10 @@ import { post } from "./api.js";
 import { byId, button, el, refill } from "./dom.js";
 import { trying } from "./messages.js";
 import { saveSheet } from "./picks.js";
-import { isEnded, on } from "./store.js";
+import { facts, isEnded, on } from "./store.js";
 import { emptyTile, tile } from "./tile.js";
 
+let example = () => {};
 let shown = null; // {jobs, columns, rows}
 
 export function showJobs(jobs, columns = null, rows = null) {
@@ -22,7 +23,8 @@ export function cancelCurrent() {
   for (const job of busyJobs()) trying(() => post(`/jobs/${job.id}/cancel`));
 }
 
-export function startBoard() {
+export function startBoard(makeExample) {
+  example = makeExample;
   on("job", (job) => {
     if (shown && shown.jobs.includes(job)) draw();
   });
@@ -51,8 +53,9 @@ function draw() {
   }
   board.dataset.signature = signature();
   if (!shown) {
-    refill(board, el("div", { class: "blank" }, el("p", { class: "big" }, "Say what it shall be, and make it."),
-      el("p", {}, "Pictures appear here while they are drawn. All of them are kept below, with how they were made.")));
+    refill(board, el("div", { class: "blank" }, el("p", { class: "big" }, "Say what it shall be, or begin with one of these."),
+      el("div", { class: "chips middle", role: "group", "aria-label": "Examples" },
+        ...facts.examples.map((prompt) => button(prompt, () => example(prompt), { class: "chip example" })))));
     return;
   }
   const { jobs } = shown;

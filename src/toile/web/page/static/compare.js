@@ -21,7 +21,7 @@ export async function openCompare(pair) {
 
 function draw(pair, blind) {
   const sides = pair.map((picture, index) => el("figure", {}, frame(picture),
-    button(index ? "The right one" : "The left one", () => choose(pair, index ? "b" : "a", blind), { id: index ? "better-b" : "better-a", class: "primary" })));
+    button(index ? "This one is better →" : "← This one is better", () => choose(pair, index ? "b" : "a", blind), { id: index ? "better-b" : "better-a", class: "primary" })));
   refill(dialog(),
     el("div", { class: "viewer-head" }, el("h2", {}, blind ? "Which is better?" : "Side by side"), el("span", { class: "grow" }),
       button("Close", () => dialog().close(), { class: "quiet" })),

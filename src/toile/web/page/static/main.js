@@ -5,16 +5,16 @@ import { startBegin } from "./begin.js";
 import { showJobs, startBoard } from "./board.js";
 import { startBrief } from "./brief.js";
 import { startCompare } from "./compare.js";
-import { byId, button, refill } from "./dom.js";
+import { byId } from "./dom.js";
 import { startDrop } from "./drop.js";
 import { startForm } from "./form.js";
 import { startGrid } from "./grid.js";
 import { startKeys } from "./keys.js";
 import { follow } from "./live.js";
-import { make, startMaking } from "./making.js";
+import { makeExample, startMaking } from "./making.js";
 import { trying } from "./messages.js";
 import { startPicks } from "./picks.js";
-import { emit, facts, isEnded, jobs } from "./store.js";
+import { facts, isEnded, jobs } from "./store.js";
 import { startTheme } from "./theme.js";
 import { nameOf } from "./tile.js";
 import { startWall } from "./wall.js";
@@ -36,14 +36,6 @@ async function watchStatus() {
   setTimeout(watchStatus, SECONDS_BETWEEN_LOOKS * 1000);
 }
 
-function startExamples() {
-  refill(byId("examples"), ...facts.examples.map((example) => button(example, () => {
-    byId("prompt").value = example;
-    emit("prompt");
-    make();
-  }, { class: "chip" })));
-}
-
 async function start() {
   startTheme();
   if (window.matchMedia("(max-width: 859px)").matches) for (const id of ["brief", "settings"]) byId(id).open = false;
@@ -51,9 +43,8 @@ async function start() {
   Object.assign(facts, await get("/facts"));
   startForm();
   startBegin();
-  startBoard();
+  startBoard(makeExample);
   startMaking();
-  startExamples();
   startGrid();
   startCompare();
   startPicks(nameOf);

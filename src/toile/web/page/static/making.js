@@ -53,6 +53,12 @@ export async function makeGrid(x, y) {
   });
 }
 
+export function makeExample(prompt) {
+  byId("prompt").value = prompt;
+  emit("prompt");
+  return make();
+}
+
 export function startMaking() {
   byId("make").addEventListener("click", make);
   byId("make").disabled = false;

@@ -13,7 +13,6 @@ let asked = 0;
 
 async function read() {
   const prompt = byId("prompt").value;
-  byId("examples").classList.toggle("faded", prompt.trim() !== "");
   if (prompt === written) return;
   const number = ++asked;
   let answer;
@@ -52,7 +51,7 @@ function slider(word, index) {
   };
   range.addEventListener("input", () => set(Number(range.value)));
   range.addEventListener("change", redrawSoon);
-  const reset = button("1", () => {
+  const reset = button("↺", () => {
     set(1);
     redrawSoon();
   }, { class: "quiet", "aria-label": `${word.text} as much as usual`, title: "as much as usual" });
