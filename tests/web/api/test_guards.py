@@ -167,22 +167,13 @@ def test_200_at_once_with_a_queue_of_16(guarded: Any, ada: dict[str, str], desk:
 
 
 def test_a_client_that_leaves_stops_its_work(server: Any, desk: Any) -> None:
-    busy = server.engine.status().running
     long = {"prompt": "dress", "steps": desk.LONG_STEPS, "sampler_name": "ddim"}
     for path in ("/v1/images/generations", "/sdapi/v1/txt2img"):
         body = {name: value for name, value in long.items() if not (name == "sampler_name" and "v1/images" in path)}
         with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=server.url, timeout=0.5) as client:
             client.post(path, json=body)
-        desk.until(lambda: server.engine.status().running == busy, 3)
-        desk.until(lambda: not server.engine.status().workshop.workers[0].is_busy, 3)
-        assert server.engine.history("local", 1)[0].state == "cancelled"
-
-
-def test_models_are_switched_for_later_requests_only(server: Any, desk: Any) -> None:
-    with server.client() as client:
-        job = client.post("/api/jobs", json={"prompt": "dress", "steps": 100}).json()["id"]
-        assert client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "tiny"}).status_code == 200
-        desk.until(lambda: client.get(f"/api/jobs/{job}").json()["state"] == "done")
+        desk.until(lambda: server.engine.history("local", 1)[0].state == "cancelled")
+        desk.until(lambda: not server.engine.status().workshop.workers[0].is_busy)
 
 
 def test_no_websockets(server: Any) -> None:
