@@ -88,6 +88,12 @@ def test_imports_only_go_down() -> None:
     assert not wrong
 
 
+def test_the_engine_knows_nothing_of_what_is_before_it() -> None:
+    for path in sorted((ROOT / "web" / "jobs").rglob("*.py")):
+        names = [name for name in imports(path) if name.startswith("toile.web.")]
+        assert all(name.startswith("toile.web.jobs.") for name in names), path
+
+
 def test_nothing_is_borrowed_from_the_libraries_we_are_compared_with() -> None:
     for path in sources():
         assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN, path

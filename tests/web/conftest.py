@@ -1,20 +1,26 @@
-"""An engine with the tiny model, and what tests ask of it."""
+"""An engine with the tiny model, a server before one, and what tests ask of them."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from toile.generation.request import GenerateRequest
+from toile.web.api.app import build_app
+from toile.web.api.config import ServerConfig
 from toile.web.jobs.config import EngineConfig
 from toile.web.jobs.engine import Engine
 from toile.web.jobs.job import Job
 from toile.web.jobs.request import JobRequest
+from toile.web.server import build_server
 
 
 class Desk:
@@ -53,6 +59,48 @@ class Desk:
         job = engine.submit(request, owner)
         self.until(lambda: engine.job(job.id, owner).fraction > 0)
         return job
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server: its address, and the engine behind it."""
+
+    url: str
+    engine: Engine
+
+    def client(self, **more: Any) -> httpx.Client:
+        """For requests."""
+        return httpx.Client(base_url=self.url, timeout=60, **more)
+
+
+@contextmanager
+def running_server(engine_config: EngineConfig, **server: Any) -> Iterator[Running]:
+    """A server on a free port of this machine, in a thread of the tests' process."""
+    config = ServerConfig(**({"port": 0, "drain_seconds": 2} | server))
+    engine = Engine(engine_config)
+    addresses: list[str] = []
+    started = threading.Event()
+
+    def say(address: str) -> None:
+        addresses.append(address)
+        started.set()
+
+    built, listening = build_server(build_app(engine, config), engine, config, say)
+    thread = threading.Thread(target=built.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        assert started.wait(60)
+        Desk.until(lambda: engine.status().workshop.is_ready, 120)
+        yield Running(addresses[0], engine)
+    finally:
+        built.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def run_server() -> Callable[..., Any]:
+    return running_server
 
 
 @pytest.fixture(scope="session")

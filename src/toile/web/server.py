@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -16,9 +17,10 @@ from toile.web.api.config import ServerConfig
 from toile.web.jobs.engine import Engine
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_BACKLOG = 2048  # connections that have not been looked at yet
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Ends well when it is told to: uvicorn's own would raise the signal once more when all is done."""
 
     def __init__(self, config: uvicorn.Config, engine: Engine, on_start: Callable[[], None]) -> None:
@@ -27,6 +29,9 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may
+            return
         before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
         try:
             yield
@@ -44,8 +49,10 @@ class _Server(uvicorn.Server):
             self._on_start()
 
 
-def serve_app(app: ASGIApp, engine: Engine, config: ServerConfig, on_start: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or Ctrl-C, then takes no more jobs, finishes those there are, and returns.
+def build_server(
+    app: ASGIApp, engine: Engine, config: ServerConfig, on_start: Callable[[str], None]
+) -> tuple[Server, socket.socket]:
+    """A server and the socket that it is to be run on.
 
     Args:
         app: see `build_app`.
@@ -66,9 +73,19 @@ def serve_app(app: ASGIApp, engine: Engine, config: ServerConfig, on_start: Call
         server_header=False,
         ws="none",
         lifespan="on",
+        backlog=_BACKLOG,
         timeout_graceful_shutdown=max(1, round(config.drain_seconds)),
     )
-    server = _Server(settings, engine, lambda: on_start(f"http://{host}:{port}"))
+    return Server(settings, engine, lambda: on_start(f"http://{host}:{port}")), listening
+
+
+def serve_app(app: ASGIApp, engine: Engine, config: ServerConfig, on_start: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or Ctrl-C, then takes no more jobs, finishes those there are, and returns.
+
+    Raises:
+        ToileError: see `build_server`, which explains the arguments too.
+    """
+    server, listening = build_server(app, engine, config, on_start)
     server.run(sockets=[listening])
 
 

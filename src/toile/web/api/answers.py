@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -22,12 +23,20 @@ _FIELD = re.compile(r"(\w+)(?: \d+| x \w+)?(?: is | has |: )")
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-def refusal(status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None) -> Any:
+class PlainJSON(JSONResponse):
+    """JSON in ASCII, in which everything that people type has a place: half surrogates too."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def refusal(status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None) -> PlainJSON:
     """A refusal: `error` as OpenAI's clients read it, `detail` as others do."""
     kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
     line = " ".join(message.encode("utf-8", errors="replace").decode("utf-8").split())
     content = {"error": {"message": line, "type": kind, "param": param, "code": None}, "detail": line}
-    return JSONResponse(content, status, dict(headers or {}))
+    return PlainJSON(content, status, dict(headers or {}))
 
 
 def answer_to(error: ToileError) -> JSONResponse:

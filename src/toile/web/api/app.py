@@ -18,6 +18,7 @@ from toile.errors import ToileError
 from toile.web.api.a1111 import a1111_routes
 from toile.web.api.answers import (
     JobFailedError,
+    PlainJSON,
     on_failed_job,
     on_http_error,
     on_invalid_body,
@@ -49,7 +50,14 @@ def build_app(
         await run_in_threadpool(engine.close, config.drain_seconds)
 
     # No pages that explain the API: they would fetch scripts from elsewhere.
-    app = FastAPI(title="toile", version=__version__, lifespan=running, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="toile",
+        version=__version__,
+        lifespan=running,
+        docs_url=None,
+        redoc_url=None,
+        default_response_class=PlainJSON,
+    )
     metrics = Metrics(engine)
     app.include_router(openai_routes(engine))
     app.include_router(a1111_routes(engine))

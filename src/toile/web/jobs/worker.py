@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import signal
 import time
 import traceback
@@ -45,7 +44,6 @@ _SECONDS_BETWEEN_STEPS = 0.05  # that are told, so that tiny models do not spend
 _SECONDS_BETWEEN_PREVIEWS = 0.5
 _SHARE_OF_PREVIEWS = 0.1  # of a worker's time at most
 _PREVIEW_SIDE = 256
-_NICENESS = 5  # pictures give way to the process that answers
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,6 @@ def run_worker(connection: Connection, config: WorkerConfig) -> None:
     # The engine decides when it is over: a terminal's Ctrl-C and a service manager's signal reach all processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

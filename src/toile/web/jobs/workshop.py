@@ -26,7 +26,7 @@ from toile.web.jobs.worker_process import Flight, WorkerProcess
 
 _SECONDS_BETWEEN_LOOKS = 0.25
 # A worker that is still busy so long after nobody wants its work is stuck, and is ended.
-_SECONDS_TO_NOTICE = 60.0
+_SECONDS_TO_NOTICE = 300.0
 _SECONDS_TO_GUESS = 1.0  # a picture, before any is made
 _LONGEST_RETRY = 120
 
