@@ -93,7 +93,7 @@ def test_readme_commands_run_in_order(tiny_folder: Path, tmp_path: Path, monkeyp
     write_a_lora(Path("runs/monet/model/lora.safetensors"), tiny_folder)
     # Those need data: recipes are read above, and tests/evaluation/test_evaluate.py runs evaluations.
     # A server does not end by itself: tests/web/test_server.py starts and stops one.
-    left_out = ("train", "sweep", "evaluate", "compare", "serve")
+    left_out = ("train", "sweep", "evaluate", "compare", "serve", "studio")
     commands = [arguments for arguments in toile_commands(README) if arguments[0] not in left_out]
     for verb, *rest in commands:
         if verb in ("generate", "weigh", "blend", "grid", "lora"):

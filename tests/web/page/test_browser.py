@@ -18,7 +18,7 @@ from toile.web.jobs.engine import Engine
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-DONE = "#board .tile img:not(.preview)"
+DONE = "#board .tile img:not(.preview, .veil)"
 
 
 @pytest.fixture
@@ -146,6 +146,12 @@ def test_words_show_where_they_acted(page: Any) -> None:
     assert page.locator("#veil").evaluate("node => node.decode().then(() => node.naturalWidth)") > 0
     page.mouse.move(5, 5)
     page.wait_for_selector("#veil[hidden]", state="attached")
+    page.keyboard.press("Escape")
+    page.click("#weigh summary")
+    page.hover("#word-sliders label:text('dress')")
+    page.wait_for_selector("#board .veil")
+    page.mouse.move(640, 5)
+    page.wait_for_selector("#board .veil", state="detached")
 
 
 def test_the_brush_repaints_only_what_is_painted(page: Any) -> None:

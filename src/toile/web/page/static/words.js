@@ -6,6 +6,7 @@ import { byId, button, debounced, el, refill } from "./dom.js";
 import { chosenModel } from "./form.js";
 import { redraw } from "./making.js";
 import { on } from "./store.js";
+import { hideWord, showWord } from "./veil.js";
 
 let words = [];
 let written = null; // the prompt that the sliders wrote themselves
@@ -55,7 +56,8 @@ function slider(word, index) {
     set(1);
     redrawSoon();
   }, { class: "quiet", "aria-label": `${word.text} as much as usual`, title: "as much as usual" });
-  return el("div", { class: "row word" }, el("label", { for: id }, word.text), range, told, reset);
+  const pointed = { onpointerenter: () => showWord(word.text), onpointerleave: hideWord, onfocusin: () => showWord(word.text), onfocusout: hideWord };
+  return el("div", { class: "row word", ...pointed }, el("label", { for: id }, word.text), range, told, reset);
 }
 
 const shown = (weight) => String(Math.round(weight * 100) / 100);
