@@ -192,8 +192,10 @@ def test_a_dropped_picture_gives_its_settings_back_and_the_same_picture(page: An
         "guidance": "3.5",
     }
     page.click("#make")
-    page.wait_for_selector(DONE)
+    page.wait_for_selector("#wall .tile >> nth=1")
     assert picture_bytes(page) == content
+    addresses = page.locator("#wall .tile img").evaluate_all("nodes => nodes.map((node) => node.src)")
+    assert len(set(addresses)) == 2
 
 
 def test_ratings_are_stored(page: Any, page_engine: Engine) -> None:

@@ -10,10 +10,10 @@ import { emptyTile, tile } from "./tile.js";
 let example = () => {};
 let shown = null; // {jobs, columns, rows}
 
-export function showJobs(jobs, columns = null, rows = null) {
+export function showJobs(jobs, columns = null, rows = null, { quietly = false } = {}) {
   shown = { jobs, columns, rows };
   draw();
-  if (window.matchMedia("(max-width: 859px)").matches) byId("board").scrollIntoView({ behavior: "smooth", block: "start" });
+  if (!quietly && window.matchMedia("(max-width: 859px)").matches) byId("board").scrollIntoView({ behavior: "smooth", block: "start" });
 }
 
 export const currentJob = () => (shown && !shown.columns ? shown.jobs[0] : null);

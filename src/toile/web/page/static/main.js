@@ -11,7 +11,7 @@ import { startForm } from "./form.js";
 import { startGrid } from "./grid.js";
 import { startKeys } from "./keys.js";
 import { follow } from "./live.js";
-import { makeExample, startMaking } from "./making.js";
+import { makeExample, shaped, startMaking } from "./making.js";
 import { trying } from "./messages.js";
 import { startPicks } from "./picks.js";
 import { facts, isEnded, jobs } from "./store.js";
@@ -53,11 +53,11 @@ async function start() {
   startWords();
   watchStatus();
   await Promise.all([startBrief(), startWall()]);
-  const unfinished = [...jobs.values()].filter((job) => !isEnded(job));
-  if (unfinished.length) {
-    showJobs([unfinished[0]]);
-    follow(unfinished);
-  }
+  const all = [...jobs.values()];
+  const unfinished = all.filter((job) => !isEnded(job));
+  const last = unfinished[0] || all.find((job) => job.pictures.length);
+  if (last) showJobs([shaped(last)], null, null, { quietly: true });
+  follow(unfinished);
   document.documentElement.dataset.started = "true";
 }
 

@@ -9,7 +9,7 @@ import { trying } from "./messages.js";
 import { emit, facts, keep, model } from "./store.js";
 
 // The size that pictures of a request have, for the places that wait for them.
-function shaped(job) {
+export function shaped(job) {
   const of = model(job.model);
   const width = job.settings.width || of.width;
   const height = job.settings.height || of.height;

@@ -63,7 +63,7 @@ function group(job) {
   const empty = !shown.length;
   const when = new Date(job.created * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
   const notes = [job.share !== null && job.share !== undefined ? "variations" : "", job.state === "cancelled" ? "cancelled" : "", job.state === "failed" ? job.error : ""];
-  return el("article", { class: `group${empty ? " empty" : ""}`, "data-job": job.id, "data-signature": signature(job), hidden: empty && (liked || job.state === "cancelled") },
+  return el("article", { class: `group${empty ? " empty" : ""}`, "data-job": job.id, "data-signature": signature(job), hidden: empty && (liked || job.state !== "failed") },
     el("header", {}, el("h3", {}, job.prompt || "No words"), el("span", { class: "hint" }, [when, ...notes].filter(Boolean).join(" · ")),
       button("Delete", () => forget(job), { class: "quiet", "aria-label": `Delete the pictures of ${job.prompt}` })),
     el("div", { class: "strip" }, ...shown.map((picture) => tile(picture))));
