@@ -48,7 +48,7 @@ def code_blocks(text: str, language: str) -> list[str]:
 
 def toile_commands(text: str) -> list[list[str]]:
     """The arguments of every `toile` command line in shell blocks, and in comments and rules of other files."""
-    lines = [line for block in code_blocks(text, "sh") for line in block.splitlines()]
+    lines = [line for block in code_blocks(text, "sh") for line in block.replace("\\\n", " ").splitlines()]
     lines += re.findall(r"^(?:# |\t\$\(BIN\)/)(?=toile )(.*)$", text, flags=re.MULTILINE)
     words = [shlex.split(line, comments=True) for line in lines]
     return [line[1:] for line in words if line[:1] == ["toile"]]
