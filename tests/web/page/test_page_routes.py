@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
 import io
 import json
 import zipfile
@@ -179,6 +180,24 @@ def test_pictures_of_other_programs_say_how_they_were_made(user: httpx.Client) -
 def test_what_is_no_picture_is_refused(user: httpx.Client, content: bytes) -> None:
     answer = user.post("/studio/recipes", json={"file": base64.b64encode(content).decode()})
     assert answer.status_code == 400 and "allowed: PNG, JPEG and WebP" in answer.json()["detail"]
+
+
+def test_what_a_picture_says_it_began_with_is_looked_at_too(user: httpx.Client) -> None:
+    content = user.get(f"/studio/pictures/{ended(user)['id']}/0.png").content
+    texts = {"toile": Image.open(io.BytesIO(content)).info["toile"]}
+    file = io.BytesIO()
+    Image.new("1", (5000, 5000)).save(file, "PNG")
+    for carried in (base64.b64encode(file.getvalue()).decode(), base64.b64encode(b"<svg/>").decode(), "no base64!"):
+        answer = user.post("/studio/recipes", json={"file": png(**texts, **{"toile-image": carried})})
+        assert answer.status_code == 400, carried[:20]
+
+
+@pytest.mark.parametrize("path", ["../app.py", "%2e%2e/app.py", "..%2fapp.py", "..%5capp.py", "%2fetc/passwd", "a%00b"])
+def test_nothing_but_the_page_is_read_from_its_folder(studio_address: str, path: str) -> None:
+    host, _, port = studio_address.removeprefix("http://").partition(":")
+    connection = http.client.HTTPConnection(host, int(port))
+    connection.request("GET", f"/static/{path}")
+    assert connection.getresponse().status == 404
 
 
 def test_a_picture_without_a_recipe_tells_no_path(user: httpx.Client) -> None:

@@ -13,12 +13,12 @@ from PIL import Image
 from toile.diffusion.samplers import find_sampler
 from toile.errors import ToileError
 from toile.foreign_recipe import read_foreign_recipe
-from toile.generation.source import read_source
+from toile.generation.source import IMAGE_TEXT, MASK_TEXT, read_source
 from toile.picture_recipe import CHUNK, PictureRecipe, read_recipe, read_texts
 from toile.text.lora_tags import lora_tags
 from toile.web.jobs.limits import FILE_FORMATS, Limits
 from toile.web.jobs.shelf import ServedModel
-from toile.web.page.bodies import SETTINGS
+from toile.web.page.bodies import SETTINGS, file_of
 
 
 def dropped_facts(
@@ -40,7 +40,7 @@ def dropped_facts(
         path.write_bytes(content)
         try:
             if CHUNK in read_texts(path):
-                return _own(path, {model.name: model for model in models}, set(loras))
+                return _own(path, {model.name: model for model in models}, set(loras), limits)
             return _foreign(path)
         except ToileError as error:
             raise ToileError(str(error).replace(str(path), "the picture")) from error
@@ -56,7 +56,7 @@ def _check(content: bytes, limits: Limits) -> None:
         raise ToileError(f"the picture is {width}x{height}; allowed here: up to {limits.image_pixels:,} pixels")
 
 
-def _own(path: Path, models: dict[str, ServedModel], loras: set[str]) -> dict[str, Any]:
+def _own(path: Path, models: dict[str, ServedModel], loras: set[str], limits: Limits) -> dict[str, Any]:
     recipe = read_recipe(path)
     settings = {name: getattr(recipe.settings, name) for name in SETTINGS}
     notes = []
@@ -88,7 +88,7 @@ def _own(path: Path, models: dict[str, ServedModel], loras: set[str]) -> dict[st
         "toward": _toward(recipe),
         "as_written": False,
         "notes": notes,
-        **_beginning(path),
+        **_beginning(path, limits),
     }
 
 
@@ -102,11 +102,14 @@ def _toward(recipe: PictureRecipe) -> dict[str, Any] | None:
     return {"prompt": recipe.toward.prompt, "seed": str(recipe.toward.seed), "share": recipe.toward.share}
 
 
-def _beginning(path: Path) -> dict[str, str | None]:
-    """The picture and the mask that it began with."""
-    source = read_source(path)
-    texts = {} if source is None else source.as_texts()
-    return {"image": texts.get("toile-image"), "mask": texts.get("toile-mask")}
+def _beginning(path: Path, limits: Limits) -> dict[str, str | None]:
+    """The picture and the mask that it began with, which it carries: files of their own, to be looked at like any."""
+    texts = read_texts(path)
+    for name in (IMAGE_TEXT, MASK_TEXT):
+        if (content := file_of(name, texts.get(name))) is not None:
+            _check(content, limits)
+    read_source(path)
+    return {"image": texts.get(IMAGE_TEXT), "mask": texts.get(MASK_TEXT)}
 
 
 def _foreign(path: Path) -> dict[str, Any]:
