@@ -86,7 +86,7 @@ def _own(path: Path, models: dict[str, ServedModel], loras: set[str], limits: Li
         },
         "loras": found,
         "toward": _toward(recipe),
-        "as_written": False,
+        "as_written": recipe.reading is None,  # the tables of words may have changed since
         "notes": notes,
         **_beginning(path, limits),
     }

@@ -8,8 +8,6 @@ import { emit, jobs, keep, on } from "./store.js";
 import { tile } from "./tile.js";
 
 const PAGE = 30;
-let oldest = null;
-
 export async function startWall() {
   on("job", (job) => {
     const old = byId("wall").querySelector(`[data-job="${CSS.escape(job.id)}"]`);
@@ -22,10 +20,10 @@ export async function startWall() {
 }
 
 async function older() {
-  const before = oldest ? `&before=${oldest}` : "";
+  const oldest = [...jobs.values()].sort((a, b) => a.created - b.created)[0];
+  const before = oldest ? `&before=${oldest.id}` : "";
   const found = (await get(`/jobs?limit=${PAGE}${before}`)).jobs;
   found.forEach(keep);
-  if (found.length) oldest = found[found.length - 1].id;
   byId("older").hidden = found.length < PAGE;
   drawAll();
   return found;
