@@ -41,7 +41,7 @@ class Desk:
         return self.wanted(prompt, steps=self.LONG_STEPS, **settings)
 
     @staticmethod
-    def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    def until(condition: Callable[[], bool], seconds: float = 180.0) -> None:
         """Waits for something that happens in another thread or process."""
         end = time.monotonic() + seconds
         while not condition():

@@ -169,9 +169,9 @@ def test_a_cancelled_job_stops_and_the_next_one_begins(engine: Engine, desk: Any
     waiting = engine.submit(desk.wanted(steps=999), desk.OWNER)
     assert engine.job(waiting.id, desk.OWNER).position == 0
     engine.cancel(job.id, desk.OWNER)
-    desk.until(lambda: engine.job(waiting.id, desk.OWNER).state == "running", 2.0)
+    desk.until(lambda: engine.job(waiting.id, desk.OWNER).state == "running")
     assert engine.cancel(waiting.id, desk.OWNER).state == "cancelled"
-    desk.until(lambda: not engine.status().workshop.workers[0].is_busy, 2.0)
+    desk.until(lambda: not engine.status().workshop.workers[0].is_busy)
 
 
 def test_a_deadline_ends_what_waits_and_what_is_made(engine: Engine, desk: Any) -> None:

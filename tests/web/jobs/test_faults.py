@@ -189,7 +189,7 @@ def test_draining_finishes_what_there_is_and_takes_nothing_new(config: EngineCon
     engine.stop_accepting()
     with pytest.raises(ClosingError):
         engine.submit(desk.wanted(), desk.OWNER)
-    engine.close(drain_seconds=30)
+    engine.close(drain_seconds=180)
     store = Store(config.out / "studio.sqlite3")
     assert [job.state for job in store.history(desk.OWNER, 9, None)] == ["done", "done"]
     assert [job.id for job in store.history(desk.OWNER, 9, None)] == [job.id for job in reversed(jobs)]

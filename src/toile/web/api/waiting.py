@@ -63,7 +63,7 @@ async def picture_files(engine: Engine, job: Job) -> list[bytes]:
 
 
 async def _until_end(engine: Engine, job: Job) -> None:
-    async with aclosing(engine.watch(job.id, job.owner)) as events:
+    async with aclosing(engine.watch(job.id, job.owner, only_end=True)) as events:
         async for _ in events:
             pass
 

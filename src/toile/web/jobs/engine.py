@@ -245,15 +245,17 @@ class Engine:
                 events, more = subscription.take()
                 yield from events
 
-    async def watch(self, job_id: str, owner: str, previews: bool = False) -> AsyncGenerator[JobEvent, None]:
-        """The same as `events`, for coroutines."""
+    async def watch(
+        self, job_id: str, owner: str, previews: bool = False, only_end: bool = False
+    ) -> AsyncGenerator[JobEvent, None]:
+        """The same as `events`, for coroutines; `only_end` leaves out what comes before the end."""
         loop, something = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody listens
                 loop.call_soon_threadsafe(something.set)
 
-        with self._subscribed(job_id, owner, previews, wake) as subscription:
+        with self._subscribed(job_id, owner, previews, wake, only_end) as subscription:
             more = True
             while more:
                 await something.wait()
@@ -263,8 +265,10 @@ class Engine:
                     yield event
 
     @contextlib.contextmanager
-    def _subscribed(self, job_id: str, owner: str, previews: bool, wake: Callable[[], None]) -> Iterator[Subscription]:
-        subscription = Subscription(wake)
+    def _subscribed(
+        self, job_id: str, owner: str, previews: bool, wake: Callable[[], None], only_end: bool = False
+    ) -> Iterator[Subscription]:
+        subscription = Subscription(wake, only_end)
         with self._lock:
             job = self.job(job_id, owner)
             live = self._workshop.live.get(job_id)

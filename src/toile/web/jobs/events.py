@@ -59,16 +59,19 @@ class Subscription:
 
     Args:
         wake: called from the engine's threads when there is something to take.
+        only_end: whether nothing but the end is of interest, so that there is no need to wake anybody before.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
+    def __init__(self, wake: Callable[[], None], only_end: bool = False) -> None:
+        self._wake, self._only_end = wake, only_end
         self._pending: deque[JobEvent] = deque()
         self._lock = threading.Lock()
         self._closed = False
 
     def put(self, event: JobEvent) -> None:
         """Adds an event."""
+        if self._only_end and not isinstance(event, Ended):
+            return
         with self._lock:
             last = self._pending[-1] if self._pending else None
             if isinstance(event, Queued | Progress) and isinstance(last, Queued | Progress):

@@ -90,7 +90,7 @@ class Workshop:
         ]
         self._wake_receiver, self._wake_sender = Pipe(duplex=False)
         self._idle = threading.Condition(self.lock)
-        self._is_stopping = False
+        self._is_stopping = self._has_moved = False
         self._works = self._pictures = 0
         self._ended: Counter[str] = Counter()
         self._seconds_a_picture = _SECONDS_TO_GUESS
@@ -152,9 +152,10 @@ class Workshop:
                     if not any(other in self.live for other in worker.flight.jobs):
                         worker.flight.unwanted_since = time.monotonic()
             job.publish(Ended(state, error, reason))
-            self.queue.tell_positions()
+            self._has_moved = True
             if not self.live:
                 self._idle.notify_all()
+        self._wake()
 
     def want_previews(self, job: LiveJob) -> None:
         """Somebody looks at a job."""
@@ -214,6 +215,9 @@ class Workshop:
                 finished += self._hear(worker)
             self._look_at_the_clock()
             self._give_works()
+            if self._has_moved:  # once for all that went
+                self._has_moved = False
+                self.queue.tell_positions()
         # Workers are busy again before anything is written, so that they need not wait for the disk.
         for flight, picture in finished:
             self._save(flight, picture)
@@ -344,7 +348,7 @@ class Workshop:
                 job.started = time.time()
                 self._store.started(job.id, job.started)
             job.publish(Progress(job.fraction))
-        self.queue.tell_positions()
+        self._has_moved = True
 
     def _mend(self, worker: WorkerProcess) -> None:
         """A worker is dead: its jobs are tried again or fail, all others wait for the next one."""
