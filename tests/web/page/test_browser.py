@@ -33,7 +33,7 @@ def page(browser: Any, studio_address: str) -> Iterator[Any]:
 
 def open_page(context: Any, address: str) -> Any:
     opened = context.new_page()
-    opened.set_default_timeout(30_000)
+    opened.set_default_timeout(90_000)  # on machines that have other things to do
     opened.complaints = []
     opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
     opened.on("dialog", lambda dialog: (opened.complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
