@@ -40,7 +40,8 @@ LAYERS = {
     "model_description": 3,
     "lora_description": 3,
     "model_conversion": 3,
-    "cli": 4,
+    "web": 4,
+    "cli": 5,
 }
 # Parts of one layer that may know each other: the assembled system and its files; evaluation makes pictures, and knows
 # the data that models learnt from.
@@ -85,6 +86,12 @@ def test_imports_only_go_down() -> None:
             if package == "toile" and imported in LAYERS and not is_allowed(part_of(path), imported):
                 wrong.append(f"{path.relative_to(ROOT)} imports toile.{imported}")
     assert not wrong
+
+
+def test_the_engine_knows_nothing_of_what_is_before_it() -> None:
+    for path in sorted((ROOT / "web" / "jobs").rglob("*.py")):
+        names = [name for name in imports(path) if name.startswith("toile.web.")]
+        assert all(name.startswith("toile.web.jobs.") for name in names), path
 
 
 def test_nothing_is_borrowed_from_the_libraries_we_are_compared_with() -> None:

@@ -48,7 +48,7 @@ def code_blocks(text: str, language: str) -> list[str]:
 
 def toile_commands(text: str) -> list[list[str]]:
     """The arguments of every `toile` command line in shell blocks, and in comments and rules of other files."""
-    lines = [line for block in code_blocks(text, "sh") for line in block.splitlines()]
+    lines = [line for block in code_blocks(text, "sh") for line in block.replace("\\\n", " ").splitlines()]
     lines += re.findall(r"^(?:# |\t\$\(BIN\)/)(?=toile )(.*)$", text, flags=re.MULTILINE)
     words = [shlex.split(line, comments=True) for line in lines]
     return [line[1:] for line in words if line[:1] == ["toile"]]
@@ -92,8 +92,9 @@ def test_readme_commands_run_in_order(tiny_folder: Path, tmp_path: Path, monkeyp
     Path("prompts.txt").write_text("white t-shirt\nred dress\n", encoding="utf-8")
     write_a_lora(Path("runs/monet/model/lora.safetensors"), tiny_folder)
     # Those need data: recipes are read above, and tests/evaluation/test_evaluate.py runs evaluations.
-    with_data = ("train", "sweep", "evaluate", "compare")
-    commands = [arguments for arguments in toile_commands(README) if arguments[0] not in with_data]
+    # A server does not end by itself: tests/web/test_server.py starts and stops one.
+    left_out = ("train", "sweep", "evaluate", "compare", "serve", "studio")
+    commands = [arguments for arguments in toile_commands(README) if arguments[0] not in left_out]
     for verb, *rest in commands:
         if verb in ("generate", "weigh", "blend", "grid", "lora"):
             rest += ["--device", "cpu", "--model", str(tiny_folder)]

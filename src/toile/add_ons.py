@@ -33,6 +33,12 @@ class AddOns:
         """Where they are looked for by name."""
         return user_folder(self.variable, self.folder_name)
 
+    def names(self) -> tuple[str, ...]:
+        """Of all that are in `folder`."""
+        there = sorted(self.folder.glob("*"))
+        folders = [path.name for path in there if self.folder_marker and (path / self.folder_marker).is_file()]
+        return tuple(sorted([*folders, *(path.stem for path in there if path.suffix in SUFFIXES and path.is_file())]))
+
     def find(self, source: str) -> Path:
         """The file or folder of one.
 
@@ -47,7 +53,7 @@ class AddOns:
         for path in (*(named if Path(source).name == source else []), Path(source)):
             if path.is_file() or (self.folder_marker and (path / self.folder_marker).is_file()):
                 return path
-        known = sorted(path.stem for path in folder.glob("*") if path.suffix in SUFFIXES or path.is_dir())
+        known = self.names()
         there = f"it holds {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}" if known else "it is empty"
         raise ToileError(
             f"there is no {self.noun} {source!r}: give a path, or a name in {folder} ({self.variable}); {there}"

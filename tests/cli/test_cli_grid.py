@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from toile.cli.grid import parse_axis
 from toile.cli.main import run
+from toile.generation.grid_axes import parse_axis
 from toile.picture_recipe import read_recipe
 
 Output = pytest.CaptureFixture[str]

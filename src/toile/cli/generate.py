@@ -175,8 +175,9 @@ def generate(
     }
 
     from toile.cli.picture_folder import PictureFolder
-    from toile.cli.source_flags import begin_with, open_source
+    from toile.cli.source_flags import open_source
     from toile.embeddings import with_embeddings
+    from toile.generation.beginning import begin_with
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
 

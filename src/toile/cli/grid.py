@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from toile.errors import ToileError
 
-if TYPE_CHECKING:
-    from toile.generation.request import GenerateRequest
-
 MAX_CELLS = 1000
-_NO_AXIS = {"num_images", "batch_size"}
 
 
 def grid(
@@ -55,6 +50,8 @@ def grid(
         dtype: auto, float32, bfloat16 or float16.
         json_output: print the result as JSON.
     """
+    from toile.generation.grid_axes import parse_axis
+
     axes = [parse_axis(text) for text in (x, y) if text is not None]
     if len(axes) == 2 and axes[0].name == axes[1].name:
         raise ToileError(f"both axes are {axes[0].name}; give two settings")
@@ -96,35 +93,3 @@ def grid(
     else:
         print(f"{len(paths)} pictures in {folder.folder} (seed {base.seed}), as a grid: {sheet}")
     return 0
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A setting and the values it takes: `name` is a field of `GenerateRequest`, or "prompt"."""
-
-    name: str
-    values: tuple[Any, ...]
-
-    def applied(self, request: GenerateRequest, value: Any) -> GenerateRequest:
-        """The request with this value; one that is not allowed is refused here."""
-        changes: dict[str, Any] = {"prompts": (value,)} if self.name == "prompt" else {self.name: value}
-        return replace(request, **changes)
-
-
-def parse_axis(text: str) -> Axis:
-    """ "steps=10,20" -> the setting and its values, in the setting's type; "|" divides values that hold commas.
-
-    Raises:
-        ToileError: no such form, an unknown setting, or a value of another type.
-    """
-    from toile.generation.named_settings import read_setting, setting_names
-
-    name, sign, listed = text.partition("=")
-    name = name.strip().replace("-", "_")
-    known = ["prompt", *(setting for setting in setting_names() if setting not in _NO_AXIS)]
-    if not sign or not listed.strip():
-        raise ToileError(f"an axis is a setting and its values, for example steps=10,20,30; got {text!r}")
-    if name not in known:
-        raise ToileError(f"{name!r} is no setting of a grid; known: {', '.join(sorted(known))}")
-    values = [value.strip() for value in listed.split("|" if "|" in listed else ",")]
-    return Axis(name, tuple(value if name == "prompt" else read_setting(name, value) for value in values))

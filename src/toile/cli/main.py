@@ -23,6 +23,8 @@ from toile.cli.models import models
 from toile.cli.rate import rate
 from toile.cli.replay import replay
 from toile.cli.runs import runs
+from toile.cli.serve import serve
+from toile.cli.studio import studio
 from toile.cli.sweep import sweep
 from toile.cli.train import train
 from toile.cli.weigh import weigh
@@ -52,6 +54,8 @@ _COMMANDS = (
     compare,
     rate,
     card,
+    serve,
+    studio,
 )
 
 

@@ -119,13 +119,18 @@ class PicturePlan:
 
 
 def plan_pictures(
-    model: LatentDiffusion, request: GenerateRequest, loras: Mapping[str, LoRA] | None = None
+    model: LatentDiffusion,
+    request: GenerateRequest,
+    loras: Mapping[str, LoRA] | None = None,
+    images: Sequence[ImageRequest] | None = None,
 ) -> PicturePlan:
     """What `generate` does before it makes anything.
 
     Args:
         model, request: as `generate`.
-        loras: those that the request uses, by their sources; by default they are read.
+        loras: those that the pictures use, by their sources; by default they are read.
+        images: the pictures to make, as typed, perhaps of several requests that differ in nothing but prompts, seeds
+            and numbers; by default those of this one.
 
     Raises:
         ToileError: as `generate`.
@@ -135,7 +140,8 @@ def plan_pictures(
     if request.source is None and source is not None:
         settings = replace(settings, strength=1.0)
     check_memory(model, settings)
-    images = read_images(model, request)
+    images = request.images() if images is None else images
+    images = images if request.as_written else read_images(model, images)
     loras = load_loras(model, images) if loras is None else loras
     return PicturePlan(model, images, settings, source, loras, request.maps)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from toile.generation.request import GenerateRequest, ImageRequest
@@ -11,18 +11,17 @@ from toile.text.lora_tags import lora_tags
 from toile.text.reader import Reading
 
 
-def read_images(model: LatentDiffusion, request: GenerateRequest) -> list[ImageRequest]:
-    """The pictures of a request, with their prompts in the words that the model knows.
+def read_images(model: LatentDiffusion, images: Sequence[ImageRequest]) -> list[ImageRequest]:
+    """Pictures with their prompts in the words that the model knows.
 
     All prompts of a picture are read: also that of the picture whose layout it takes, and that of the other end it lies
     towards. The negative prompt stays as it is.
 
     Args:
         model: one without tables of words reads prompts as they are typed.
-        request: as typed; `as_written` leaves it so.
+        images: as typed.
     """
-    images = request.images()
-    return images if request.as_written else [_read_image(model, image) for image in images]
+    return [_read_image(model, image) for image in images]
 
 
 def told_readings(model: LatentDiffusion, request: GenerateRequest) -> Iterator[str]:

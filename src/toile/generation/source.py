@@ -25,7 +25,8 @@ from toile.picture_recipe import SourceFacts, read_texts
 
 FITS = ("pad", "crop", "stretch")
 _GREY = 128
-_IMAGE_TEXT, _MASK_TEXT = "toile-image", "toile-mask"
+# Names of the texts in which a picture carries what it began with.
+IMAGE_TEXT, MASK_TEXT = "toile-image", "toile-mask"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +60,9 @@ class SourceImage:
 
     def as_texts(self) -> dict[str, str]:
         """What a picture that began with this carries, so that it can be made again from its file alone."""
-        texts = {_IMAGE_TEXT: _as_text(Image.fromarray(self.pixels))}
+        texts = {IMAGE_TEXT: _as_text(Image.fromarray(self.pixels))}
         if self.mask is not None:
-            texts[_MASK_TEXT] = _as_text(Image.fromarray(self.mask))
+            texts[MASK_TEXT] = _as_text(Image.fromarray(self.mask))
         return texts
 
     @property
@@ -106,12 +107,12 @@ def read_source(path: Path) -> SourceImage | None:
         ToileError: no such file, no picture, or what it carries is damaged.
     """
     texts = read_texts(path)
-    if _IMAGE_TEXT not in texts:
+    if IMAGE_TEXT not in texts:
         return None
     try:
-        image = open_image(base64.b64decode(texts[_IMAGE_TEXT], validate=True))
+        image = open_image(base64.b64decode(texts[IMAGE_TEXT], validate=True))
         mask = (
-            Image.open(io.BytesIO(base64.b64decode(texts[_MASK_TEXT], validate=True))) if _MASK_TEXT in texts else None
+            Image.open(io.BytesIO(base64.b64decode(texts[MASK_TEXT], validate=True))) if MASK_TEXT in texts else None
         )
         return SourceImage(pixels_of(image), None if mask is None else np.array(mask, dtype=np.uint8))
     except (ValueError, OSError) as error:

@@ -1,0 +1,78 @@
+"""toile studio: the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from toile.errors import ToileError
+
+
+def studio(
+    *,
+    port: int = 7860,
+    browser: Annotated[bool, Parameter(negative="--no-browser")] = True,
+    model: list[str] | None = None,
+    out: Path = Path("studio"),
+    queue: int = 64,
+    deadline: float = 600.0,
+    device: list[str] | None = None,
+    dtype: str = "auto",
+    threads: int | None = None,
+) -> int:
+    """Open the page on which clothing is designed: words, sliders and a brush, with all that was made at hand.
+
+    Only browsers on this machine reach it. It stops on Ctrl-C; what was made stays in the folder --out and is there
+    again at the next start.
+
+    Args:
+        port: 0 takes a free one, and says which.
+        browser: open the page in the browser; --no-browser only says where it is.
+        model: offered under its name: of the bundled model, of one that toile models get fetched, or a model folder,
+            which is called by its name. May be given several times; the first one is the default. By default the
+            bundled model and all that were fetched.
+        out: folder of the pictures and of the database.
+        queue: how many jobs may wait.
+        deadline: seconds after which a job fails.
+        device: auto, cpu, cuda, cuda:N or mps; given several times there is a worker on each.
+        dtype: auto, float32, bfloat16 or float16.
+        threads: of the CPU, for each worker.
+    """
+    from toile.web.api.config import ServerConfig
+
+    server = ServerConfig(port=port, drain_seconds=0.0)  # Ctrl-C on a page means now; jobs go on at the next start
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ToileError("the page needs more packages: pip install 'toile[studio]'") from error
+    from toile.web.api.app import build_app
+    from toile.web.jobs.config import EngineConfig
+    from toile.web.jobs.engine import Engine
+    from toile.web.page.app import add_page
+    from toile.web.server import serve_app
+
+    config = EngineConfig(
+        out,
+        tuple(model or ()),
+        tuple(device or ("auto",)),
+        dtype,
+        queue,
+        deadline_seconds=deadline,
+        threads=threads,
+    )
+    engine = Engine(config)
+
+    def say(address: str) -> None:
+        print(f"toile studio is on {address} (Ctrl-C ends it); pictures are kept in {out}", flush=True)
+        if browser:
+            import threading
+            import webbrowser
+
+            # Some browsers hold the caller up until they are closed.
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+    serve_app(build_app(engine, server, lambda app: add_page(app, engine)), engine, server, say)
+    return 0
