@@ -171,6 +171,7 @@ def common(arguments: argparse.Namespace) -> dict[str, Any]:
         "steps": arguments.steps,
         "word_weights": "attention",
         "batch_size": arguments.n,
+        "upscale": False,
     }
 
 

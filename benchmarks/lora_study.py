@@ -136,7 +136,7 @@ def draw(model: LatentDiffusion, records: Sequence[Record], trigger: str, lora: 
     writer = CaptionWriter()
     prompts = tuple(with_trigger(trigger, writer.full(record)) for record in records)
     uses = () if lora is None else (LoRAUse(str(lora)),)
-    request = GenerateRequest(prompts, 10_000, steps=steps, batch_size=50, loras=uses)
+    request = GenerateRequest(prompts, 10_000, steps=steps, batch_size=50, loras=uses, upscale=False)
     return torch.stack(
         [torch.from_numpy(event.pixels) for event in generate(model, request) if isinstance(event, Picture)]
     )

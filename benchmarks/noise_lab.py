@@ -139,7 +139,9 @@ def drawn_over(
     made = []
     for number, (start, prompt) in enumerate(zip(starts, prompts, strict=True)):
         source = SourceImage(start.numpy())
-        request = GenerateRequest((prompt,), seed + number, source=source, strength=strength, steps=steps)
+        request = GenerateRequest(
+            (prompt,), seed + number, source=source, strength=strength, steps=steps, upscale=False
+        )
         made += [torch.from_numpy(event.pixels) for event in generate(model, request) if isinstance(event, Picture)]
     return torch.stack(made)
 

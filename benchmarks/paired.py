@@ -85,7 +85,9 @@ def compare(settings: Settings, arguments: argparse.Namespace) -> list[Compariso
     captions = tuple(CaptionWriter().full(record) for record in records)
     wanted = wanted_labels(classifier.config.labels, [record.fields for record in records])
     known = {attribute: wanted[attribute] != MISSING for attribute in JUDGED}
-    request = GenerateRequest(captions, arguments.seed, steps=arguments.steps, batch_size=arguments.batch)
+    request = GenerateRequest(
+        captions, arguments.seed, steps=arguments.steps, batch_size=arguments.batch, upscale=False
+    )
     comparisons: list[Comparison] = []
     first: tuple[Tensor, dict[str, Tensor]] | None = None
     for name, fields in settings.items():

@@ -102,7 +102,7 @@ def make_ours(folder: Path, arguments: argparse.Namespace) -> Callable[[int], ob
     model = dataclasses.replace(model, defaults=plain)
     steps, guidance = arguments.steps, arguments.guidance
     return lambda size: list(
-        generate(model, GenerateRequest(prompts(size), steps=steps, guidance=guidance, batch_size=size))
+        generate(model, GenerateRequest(prompts(size), steps=steps, guidance=guidance, batch_size=size, upscale=False))
     )
 
 
@@ -150,7 +150,7 @@ def time_cold(
             ours = [str(Path(sys.executable).with_name("toile")), "generate", "white t-shirt", "-n", str(count)]
             ours += ["--model", str(folder), "--steps", numbers[0], "--guidance", numbers[1], "--sampler", "ddim"]
             ours += ["--guidance-interval", "0", "1e9", "--guidance-rescale", "0"]  # everywhere, as diffusers does
-            ours += ["--dtype", arguments.dtype, "--batch-size", str(count), "--out", f"{out}/ours"]
+            ours += ["--dtype", arguments.dtype, "--batch-size", str(count), "--out", f"{out}/ours", "--no-upscale"]
             theirs = [sys.executable, "-c", DIFFUSERS_SCRIPT, str(folder), arguments.dtype, *numbers]
             theirs += [*map(str, size), str(count), out]
             for name, command in ((OURS, ours), (THEIRS, theirs)):

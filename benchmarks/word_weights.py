@@ -87,6 +87,7 @@ def make(model: LatentDiffusion, prompt: str, meaning: str, arguments: argparse.
         steps=arguments.steps,
         word_weights=meaning,
         batch_size=arguments.n,
+        upscale=False,
     )
     pictures = [event.pixels for event in generate(model, request) if isinstance(event, Picture)]
     return torch.stack([torch.from_numpy(pixels) for pixels in pictures])
