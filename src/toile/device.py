@@ -19,7 +19,7 @@ _C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 # Of glibc's malloc.h: a free end of the heap from that size on is given back; blocks from this size on are mapped one
 # by one.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_USUAL_BYTES = 128 * 1024  # where glibc begins
+_USUAL_BYTES = 2**20  # smaller blocks are kept: mapping each anew would cost judging two fifths of its time more
 _KEPT_BYTES = 2**30
 _MADV_PAGEOUT = 21  # of Linux 5.4 and later; others refuse it
 _MADV_DONTNEED = 4
