@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from toile.diffusion.noise import ImageNoise
 from toile.diffusion.schedule import NoiseSchedule, ScheduleConfig
-from toile.diffusion.upscaling import UpscalingNetwork, enlarge_smoothly, images_of_squares, squares_of
+from toile.diffusion.upscaling import UpscalingNetwork, enlarge_smoothly, images_of_squares, sharpen, squares_of
 from toile.errors import ToileError
 from toile.models.unet import UNet, UNetConfig
 from toile.upscaler import Upscaler, UpscalerConfig, is_upscaler
@@ -73,6 +74,26 @@ def test_squares_keep_their_place_and_smooth_pictures_theirs() -> None:
     wide = enlarge_smoothly(ramp, 32, 32)[0, 0, 0]
     places = (torch.arange(32) + 0.5) / 4 - 0.5
     torch.testing.assert_close(wide[8:-8], (places / 3.5 - 1)[8:-8], atol=1e-5, rtol=0)
+
+
+def test_sharpening_raises_waves_by_its_formula_and_leaves_flat_parts() -> None:
+    places = torch.arange(64.0)
+    for cycles in (2, 8, 16):
+        frequency = cycles / 64
+        wave = (0.5 * torch.cos(2 * math.pi * frequency * places)).expand(1, 3, 16, 64)
+        raised = 1 + 0.1 * (1 - math.exp(-2 * (2 * math.pi * frequency) ** 2))
+        torch.testing.assert_close(sharpen(wave, 0.1)[..., 8:-8], raised * wave[..., 8:-8], atol=2e-4, rtol=0)
+    assert torch.equal(sharpen(SMALL, 0.0), SMALL)
+    flat = torch.full((1, 3, 8, 8), 0.7)
+    torch.testing.assert_close(sharpen(flat, 0.5), flat)
+
+
+def test_what_a_model_made_is_sharpened_before_it_is_enlarged() -> None:
+    model = upscaler(sharpness=0.2)
+    noise = ImageNoise([0, 1, 2], model.noise_shape).draw
+    made = model.enlarge_made(SMALL, STATES, noise)
+    assert torch.equal(made, model.enlarge(sharpen(SMALL, 0.2), STATES, noise))
+    assert not torch.equal(made, enlarged(model))
 
 
 def test_the_network_is_told_picture_and_level() -> None:

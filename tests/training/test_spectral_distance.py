@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from toile.training.spectral_distance import radial_power, spectral_distance
+from toile.training.spectral_distance import pattern_distance, radial_power, spectral_distance
 
 
 def noise(*shape: int) -> Tensor:
@@ -43,3 +43,15 @@ def test_blur_and_grain_are_far_and_rounding_is_not() -> None:
     assert float(spectral_distance(grainy, true).min()) > 1
     assert float(spectral_distance(rounded, true).max()) < 0.1
     torch.testing.assert_close(spectral_distance(blurred, true), spectral_distance(true, blurred))
+
+
+def test_a_pattern_is_seen_wave_by_wave_and_twice_the_power_is_its_logarithm() -> None:
+    true = 0.3 * noise(16, 3, 48, 48)
+    assert float(pattern_distance(true, true)) == 0.0
+    torch.testing.assert_close(float(pattern_distance(math.sqrt(2) * true, true)), math.log(2), rtol=1e-2, atol=0)
+    # The same power, at one wave or in its ring: rings see no difference, waves do.
+    down = torch.arange(48.0)[:, None].expand(48, 48)
+    woven = true + 0.3 * (2 * math.pi * down / 4).cos()
+    grainy = true + 0.3 * math.sqrt(0.5) * noise(16, 3, 49, 49)[..., 1:, 1:]
+    assert float(pattern_distance(woven, true)) > 0.01
+    assert float(pattern_distance(grainy, true)) > 0.2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +22,7 @@ from toile.training.picture_pairs import PicturePairs
 from toile.training.pictures import PictureSet
 from toile.training.recipes import UpscalingRecipe, load_recipe
 from toile.training.run import build_task, run_recipe
+from toile.training.spectral_distance import pattern_distance, spectral_distance
 from toile.training.upscaling_objective import AdversaryConfig, UpscalingObjective
 from toile.training.upscaling_task import UpscalingTask
 from toile.upscaler import Upscaler
@@ -219,6 +221,28 @@ def test_each_player_gets_its_own_gradient(recipe: Path) -> None:
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
+def test_power_is_held_to_that_of_true_pictures(recipe: Path) -> None:
+    weighted = (*ADVERSARY, "objective.adversary.spectrum_weight=0.5")
+    with_power, without = (task_of(recipe, *overrides).objective for overrides in (weighted, ADVERSARY))
+    assert isinstance(with_power, AdversarialUpscalingObjective)
+    batch = with_power.batch(range(4))
+    loss, plain = (objective.loss(batch, 0) for objective in (with_power, without))
+    made = with_power.made(batch)
+    nepers = spectral_distance(made, batch.true).mean() * math.log(10) / 10 + pattern_distance(made, batch.true)
+    torch.testing.assert_close(loss.parts["spectrum"], nepers.detach())
+    torch.testing.assert_close(loss.total - plain.total, 0.5 * nepers)
+
+
+def test_it_begins_with_the_weights_of_another_upscaler(recipe: Path, tmp_path: Path) -> None:
+    first = task_of(recipe)
+    torch.nn.init.ones_(first.objective.unet.conv_out.weight)
+    first.export(tmp_path / "first")
+    second = task_of(recipe, f"start={tmp_path / 'first' / 'upscaler'}")
+    for one, other in zip(first.objective.unet.parameters(), second.objective.unet.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)  # files are of half precision
+    assert "start_weights" in second.identity and "start_weights" not in first.identity
+
+
 def test_the_penalty_is_the_squared_gradient_for_each_patch_and_comes_when_it_is_due(recipe: Path) -> None:
     def scores(images: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         return 3 * images[:, 0, ::2, ::2], []  # a patch looks at one pixel, with slope 3
@@ -280,6 +304,7 @@ def test_what_does_not_fit_is_refused(recipe: Path, tmp_path: Path) -> None:
         ("objective.crop=10", "objective.crop 10: a multiple of 4, up to 24"),
         ("upscaler.residual_std=0.5", "it is measured"),
         ('schedule.prediction_type="epsilon"', "begins with pure noise"),
+        ("start=fashion_without", "fashion_without"),
         (f"true_pictures={tmp_path / 'other.zip'}", "none of 90 products has a true picture"),
     ):
         with pytest.raises(ToileError, match=message):

@@ -174,7 +174,7 @@ class Batch:
         form = form_of(self.images, model, self.settings)
         states = model.encode_prompts(prompts, self.settings.word_weights, form).states
         noise = ImageNoise([image.seed for image in self.images], model.upscaler.noise_shape)
-        return model.upscaler.enlarge(decoded, states, lambda index: noise.draw(_UPSCALER + index))
+        return model.upscaler.enlarge_made(decoded, states, lambda index: noise.draw(_UPSCALER + index))
 
     @property
     def _in_bands(self) -> bool:

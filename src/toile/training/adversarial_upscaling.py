@@ -9,6 +9,7 @@ Shapes: B examples, s side of a crop, P patches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,12 +21,14 @@ from toile.diffusion.upscaling import images_of_squares
 from toile.models.patch_discriminator import PatchDiscriminator
 from toile.models.unet import UNet
 from toile.training.objective import Loss
+from toile.training.spectral_distance import pattern_distance, spectral_distance
 from toile.training.text_states import TextStates
 from toile.training.upscaling_examples import UpscalingBatch, UpscalingExamples, WholePictures
 from toile.training.upscaling_objective import AdversaryConfig, UpscalingObjective, UpscalingObjectiveConfig
 from toile.upscaler import Upscaler
 
 _SMALLEST = 1e-6
+_DECIBELS = 10 / math.log(10)  # in a neper of power
 
 
 class UpscalingPlayers(nn.Module):
@@ -40,7 +43,9 @@ class AdversarialUpscalingObjective(UpscalingObjective):
     """Mean absolute error of pixels and of their differences, and non-saturating losses of both players.
 
     What the adversary sees in a made picture can be held to what it sees in the true one as well ("feature matching",
-    Wang et al. 2018, eq. 4), which is a perceptual loss by a network that nobody else judges with.
+    Wang et al. 2018, eq. 4), which is a perceptual loss by a network that nobody else judges with; and its power at
+    each fineness to that of the true one, as the mean absolute error is least where detail that cannot be known is
+    left out.
 
     Args:
         upscaler, states, examples: as of `UpscalingObjective`.
@@ -69,9 +74,9 @@ class AdversarialUpscalingObjective(UpscalingObjective):
     def loss(self, batch: UpscalingBatch | WholePictures, step: int) -> Loss:
         """The sum of both players' losses; of whole pictures see `picture_loss`.
 
-        Parts: "l1", "gradient", "features", the upscaler's errors; "loss_upscaler", "loss_adversary", in nats;
-        "d_real", "d_fake", the mean probabilities of being real that the adversary gives; where there is a penalty,
-        "r1".
+        Parts: "l1", "gradient", "features", the upscaler's errors; "spectrum", the same in nepers; "loss_upscaler",
+        "loss_adversary", in nats; "d_real", "d_fake", the mean probabilities of being real that the adversary gives;
+        where there is a penalty, "r1".
         """
         if isinstance(batch, WholePictures):
             return self.picture_loss(batch)
@@ -86,6 +91,10 @@ class AdversarialUpscalingObjective(UpscalingObjective):
         loss_d = F.softplus(-real).mean() + F.softplus(fake).mean()
         total = l1 + config.gradient_weight * gradient + loss_d
         parts = {"l1": l1, "gradient": gradient, "loss_adversary": loss_d}
+        if config.spectrum_weight > 0:
+            spectrum = spectral_distance(made, batch.true).mean() / _DECIBELS + pattern_distance(made, batch.true)
+            total = total + config.spectrum_weight * spectrum
+            parts["spectrum"] = spectrum
         weight = config.weight_at(step)
         if weight > 0:
             constants = {name: value.detach() for name, value in discriminator.named_parameters()}

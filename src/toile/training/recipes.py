@@ -276,6 +276,8 @@ class UpscalingRecipe:
         base: the model whose pictures will be enlarged: the name of the bundled one, or a folder.
         true_pictures: a zip or folder of large pictures named by the keys of the small ones; None for the published.
         upscaler: sizes, and how it is used; `residual_std` is measured.
+        start: a folder of an upscaler, or a model that has one, by name or folder, whose weights this one begins with:
+            of the same sizes; None is from scratch.
     """
 
     task: str
@@ -288,6 +290,7 @@ class UpscalingRecipe:
     true_pictures: Path | None = None
     objective: UpscalingObjectiveConfig = UpscalingObjectiveConfig()
     seed: int = 0
+    start: Path | None = None
 
     def __post_init__(self) -> None:
         schedule = self.schedule

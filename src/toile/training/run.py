@@ -57,7 +57,7 @@ from toile.training.records import DataRecord, Record
 from toile.training.run_folder import RunFolder, read_log
 from toile.training.sharding import hold_weights
 from toile.training.textual_inversion import TextualInversionTask
-from toile.training.upscaling_task import UpscalingTask
+from toile.training.upscaling_task import UpscalingTask, upscaler_folder
 from toile.training.vae_objective import VAEObjective, narrow_posterior
 from toile.weights.files import file_sha256
 from toile.weights.folder import find_weights, load_component, load_weights, save_component
@@ -185,7 +185,8 @@ def weights_read(recipe: Recipe) -> dict[str, Path]:
             read["vae"] = autoencoder_folder(recipe.vae)
         return read if recipe.start is None else {**read, "start": find_model(recipe.start)}
     if isinstance(recipe, UpscalingRecipe):
-        return {"vae": find_model(recipe.base) / "vae", "words": find_model(recipe.base) / "text_encoder"}
+        read = {"vae": find_model(recipe.base) / "vae", "words": find_model(recipe.base) / "text_encoder"}
+        return read if recipe.start is None else {**read, "start": upscaler_folder(recipe.start)}
     if isinstance(recipe, LoRARecipe | FineTuneRecipe | TextualInversionRecipe):
         return {"base": Path(recipe.base) if Path(recipe.base).is_file() else find_model(recipe.base)}
     if isinstance(recipe, GuidanceDistillationRecipe | ConsistencyRecipe):

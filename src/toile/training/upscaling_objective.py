@@ -38,6 +38,8 @@ class AdversaryConfig:
         gradient_weight: of the mean absolute error of differences of neighbouring pixels.
         feature_weight: of the difference between what the adversary sees in made and true pictures, beside its loss for
             the upscaler (Wang et al. 2018, eq. 5).
+        spectrum_weight: of the differences in power, of each crop by fineness and of the batch wave by wave, in nepers,
+            beside the mean absolute error.
         r1_weight: gamma of the penalty on the adversary's gradient at true pictures (Mescheder et al. 2018, eq. 9),
             for each patch; 0 leaves it out.
         r1_every: the penalty is computed every so many steps and counts so many times as much (Karras et al. 2020,
@@ -50,11 +52,12 @@ class AdversaryConfig:
     warmup: int = 100
     gradient_weight: float = 0.5
     feature_weight: float = 0.0
+    spectrum_weight: float = 0.0
     r1_weight: float = 1.0
     r1_every: int = 8
 
     def __post_init__(self) -> None:
-        weights = self.weight, self.gradient_weight, self.feature_weight, self.r1_weight
+        weights = self.weight, self.gradient_weight, self.feature_weight, self.spectrum_weight, self.r1_weight
         if min(*weights, self.after, self.warmup) < 0 or self.r1_every < 1:
             raise ToileError("adversary: weights, after and warmup must be 0 or more, r1_every at least 1")
 

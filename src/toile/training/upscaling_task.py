@@ -11,7 +11,7 @@ from toile.data.true_pictures import TruePictures
 from toile.diffusion.schedule import NoiseSchedule
 from toile.errors import ToileError
 from toile.model_folder import UPSCALER_FOLDER, find_model, load_autoencoder
-from toile.models.unet import UNet
+from toile.models.unet import UNet, UNetConfig
 from toile.one_shot import load_words
 from toile.training.adversarial_upscaling import AdversarialUpscalingObjective
 from toile.training.picture_pairs import PicturePairs
@@ -20,9 +20,23 @@ from toile.training.recipes import UpscalingRecipe
 from toile.training.text_states import TextStates
 from toile.training.upscaling_examples import UpscalingExamples
 from toile.training.upscaling_objective import UpscalingObjective
-from toile.upscaler import Upscaler
+from toile.upscaler import Upscaler, is_upscaler
 from toile.weights.files import file_sha256
-from toile.weights.folder import find_weights
+from toile.weights.folder import find_weights, load_component, load_weights
+
+
+def upscaler_folder(start: Path) -> Path:
+    """The folder of an upscaler, given that folder, or the name or folder of a model that has one.
+
+    Raises:
+        ToileError: there is none.
+    """
+    if is_upscaler(start):
+        return start
+    folder = find_model(start) / UPSCALER_FOLDER
+    if not is_upscaler(folder):
+        raise ToileError(f"start: {start} has no upscaler; give a model that has one, or the folder of an upscaler")
+    return folder
 
 
 class UpscalingTask:
@@ -55,8 +69,13 @@ class UpscalingTask:
             "vocabulary": file_sha256(base / "tokenizer" / "vocab.json"),
         }
         unet = UNet(recipe.model)
-        for weights in unet.conv_out.parameters():
-            nn.init.zeros_(weights)  # so that it begins with smooth enlargement
+        if recipe.start is not None:
+            start = upscaler_folder(recipe.start) / "unet"
+            load_weights(unet, load_component(start, UNet, UNetConfig).state_dict(), str(start))
+            self.identity = {**self.identity, "start_weights": file_sha256(find_weights(start))}
+        else:
+            for weights in unet.conv_out.parameters():
+                nn.init.zeros_(weights)  # so that it begins with smooth enlargement
         upscaler = Upscaler(unet, NoiseSchedule(recipe.schedule), config)
         crop, factor = recipe.objective.crop, upscaler.side * 2 ** (len(recipe.model.block_out_channels) - 1)
         if crop % factor or crop > min(config.width, config.height):
