@@ -180,7 +180,8 @@ class PictureSet:
         if len(learnt) < len(split.train):
             digest = hashlib.sha256(" ".join(self.records[position].key for position in learnt).encode())
             self.identity += f":learnt {digest.hexdigest()[:16]}"
-        self.summary = f"{source.report.summary()} {loaded.report.summary()}{shapes}"
+        told = dict.fromkeys((source.report.summary(), loaded.report.summary()))  # once, where they say the same
+        self.summary = f"{' '.join(told)}{shapes}"
 
     @property
     def pixels(self) -> Tensor:

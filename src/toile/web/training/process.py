@@ -153,7 +153,7 @@ def _plan(data: DataRecord, plan: PlanRecord, steps: int) -> Plan:
         picture.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
         pictures.append(picture)
     file = io.BytesIO()
-    contact_sheet(pictures).save(file, "PNG")
+    contact_sheet(pictures, columns=6).save(file, "PNG")
     return Plan(
         data.summary,
         data.num_train,
