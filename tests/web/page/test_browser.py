@@ -324,7 +324,8 @@ def test_every_control_has_a_name(page: Any) -> None:
 
 def test_the_page_is_light(page: Any, studio_address: str) -> None:
     """What engineers alone need is loaded when they first look at it."""
-    of_files = """performance.getEntries().filter((entry) => "decodedBodySize" in entry && !entry.name.includes("/studio/"))
+    of_files = """performance.getEntries()
+        .filter((entry) => "decodedBodySize" in entry && !entry.name.includes("/studio/"))
         .reduce((sum, entry) => sum + entry.decodedBodySize, 0)"""
     first = page.evaluate(of_files)
     assert 50_000 < first < 100_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,8 +17,6 @@ from toile.web.training.desk import Desk
 from toile.web.training.picture_sets import PictureSet
 from toile.web.training.trainer import BusyError, Training
 from toile.web.training.wish import Wish
-
-T = TypeVar("T")
 
 
 class TrainingBody(BaseModel):
@@ -57,6 +55,16 @@ def training_routes(engine: Engine, desk: Desk) -> APIRouter:
     """The routes of one studio."""
     routes = APIRouter()
 
+    def facts(training: Training) -> dict[str, Any]:
+        names = [model.name for model in engine.models().values() if model.source == training.base]
+        return {**training_facts(training), "base": names[0] if names else None}
+
+    def told(act: Callable[[], Training]) -> dict[str, Any]:
+        try:
+            return facts(act())
+        except BusyError as error:
+            raise HTTPException(409, str(error)) from error
+
     @routes.get("/picture-sets")
     def sets(owner: Owner) -> dict[str, Any]:
         return {"sets": [set_facts(each) for each in desk.pictures.all().values()]}
@@ -81,7 +89,7 @@ def training_routes(engine: Engine, desk: Desk) -> APIRouter:
     @routes.get("/training")
     def now(owner: Owner) -> dict[str, Any]:
         training = desk.trainer.now()
-        return {"training": None if training is None else training_facts(training)}
+        return {"training": None if training is None else facts(training)}
 
     @routes.post("/training")
     def plan(body: TrainingBody, owner: Owner) -> dict[str, Any]:
@@ -89,19 +97,19 @@ def training_routes(engine: Engine, desk: Desk) -> APIRouter:
         base = models.get(next(iter(models)) if body.base is None else body.base)
         if base is None:
             raise ToileError(f"base is {body.base!r}; served are: {', '.join(models)}")
-        return _unless_busy(lambda: desk.plan(body.name, body.wish(), base, body.pictures))
+        return told(lambda: desk.plan(body.name, body.wish(), base, body.pictures))
 
     @routes.post("/training/{run}/start")
     def start(run: str, owner: Owner) -> dict[str, Any]:
-        return _unless_busy(lambda: desk.trainer.start(run))
+        return told(lambda: desk.trainer.start(run))
 
     @routes.post("/training/{run}/stop")
     def stop(run: str, owner: Owner) -> dict[str, Any]:
-        return _unless_busy(lambda: desk.trainer.stop(run))
+        return told(lambda: desk.trainer.stop(run))
 
     @routes.post("/training/{run}/resume")
     def resume(run: str, owner: Owner) -> dict[str, Any]:
-        return _unless_busy(lambda: desk.resume(run))
+        return told(lambda: desk.resume(run))
 
     @routes.get("/training/{run}/pictures.png")
     def pictures(run: str, owner: Owner) -> Response:
@@ -127,10 +135,3 @@ def training_facts(training: Training) -> dict[str, Any]:
     if training.plan is not None:
         facts["plan"] = {name: value for name, value in vars(training.plan).items() if name != "sheet"}
     return facts
-
-
-def _unless_busy(act: Callable[[], Training]) -> dict[str, Any]:
-    try:
-        return training_facts(act())
-    except BusyError as error:
-        raise HTTPException(409, str(error)) from error

@@ -26,6 +26,7 @@ from toile.web.training.messages import Failed, FromProcess, Go, Order, Over, Pa
 from toile.weights.files import write_atomically
 
 _SECONDS_BETWEEN_STEPS = 0.2  # that are told
+_LONGEST_WAIT = 1800.0  # of a plan, which holds memory
 _SHEET_SIDE = 96
 
 
@@ -79,10 +80,11 @@ class Wishes:
         return self.is_stopped
 
     def may_begin(self) -> bool:
-        """Waits until it is told to begin, or that nothing comes of it."""
-        while not (self.is_stopped or self._may_begin):
+        """Waits until it is told to begin, that nothing comes of it, or nobody has said anything for long."""
+        end = time.monotonic() + _LONGEST_WAIT
+        while not (self.is_stopped or self._may_begin) and time.monotonic() < end:
             self.hear(1.0)
-        return not self.is_stopped
+        return self._may_begin and not self.is_stopped
 
     def tell(self, message: FromProcess) -> None:
         """Says something; if nobody listens it is to stop."""

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from toile.errors import ToileError
+from toile.training.recipes import FineTuneRecipe, LoRARecipe
 from toile.web.training.messages import Failed, FromProcess, Go, Order, Over, Passed, Plan, Stop, ToProcess
 from toile.web.training.places import place_id
 
@@ -30,7 +31,8 @@ class Training:
         name: of the run.
         state: "planning": pictures are read, steps tried; "planned": nothing is written, waits to be started;
             "running"; "stopping": until the step is done and the state saved; "done"; "time": its minutes are over,
-            resumable; "stopped", resumable; "dropped": planned and not started; "failed".
+            resumable; "stopped", resumable; "dropped": planned and not started in time; "failed".
+        base: what `load` opens, the model that learns; "" for a run that begins with none.
         is_resumed: it goes on with a run that was there.
         plan: as soon as there is one.
         step, steps: done and asked for.
@@ -44,6 +46,7 @@ class Training:
     run: str
     name: str
     state: str
+    base: str
     is_resumed: bool
     steps: int
     plan: Plan | None = None
@@ -107,8 +110,10 @@ class Trainer:
             process.start()
             theirs.close()  # else its end would stay open when it dies
             self._process, self._connection = process, ours
+            recipe = order.recipe
+            base = recipe.base if isinstance(recipe, LoRARecipe | FineTuneRecipe) else ""
             self._training = Training(
-                place_id(order.folder), order.folder.name, "planning", order.resume, order.recipe.loop.steps
+                place_id(order.folder), order.folder.name, "planning", base, order.resume, recipe.loop.steps
             )
             self._listener = threading.Thread(
                 target=self._listen, args=(ours, process), name="toile-trainer-listener", daemon=True
@@ -199,7 +204,9 @@ class Trainer:
         code = process.exitcode
         with self._lock:
             if self._process is process:
-                if self._training is not None and (self._training.is_active or self._training.state == "planned"):
+                if self._training is not None and self._training.state == "planned" and code == 0:
+                    self._change(state="dropped")  # it has waited for long
+                elif self._training is not None and (self._training.is_active or self._training.state == "planned"):
                     how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
                     self._change(state="failed", error=f"its process ended with {how}; the last saved state stands")
                 self._process = self._connection = None

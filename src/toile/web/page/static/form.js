@@ -91,9 +91,18 @@ export async function refreshLoras() {
   drawKnownLoras();
 }
 
-export function addLora(name, strength) {
+function addLora(name, strength) {
   if (!loras.some((lora) => lora.name === name)) loras.push({ name, strength });
   drawLoras();
+}
+
+// Pictures with a LoRA of a model, which is chosen if it is served.
+export function useLora(name, base) {
+  if (base && base !== byId("model").value) {
+    byId("model").value = base;
+    byId("model").dispatchEvent(new Event("change"));
+  }
+  addLora(name, 1);
 }
 
 function drawLoras() {

@@ -32,14 +32,15 @@ export async function openRun(run) {
 let timer;
 async function look(anew = false) {
   clearTimeout(timer);
-  await trying(async () => {
+  const answered = await trying(async () => {
     ({ runs } = await get("/runs"));
     if (!runs.some((run) => run.id === shown)) shown = runs[0]?.id;
     drawList();
     await drawShown(anew);
+    return true;
   });
   clearTimeout(timer);
-  if (currentTab() === "runs") timer = setTimeout(look, SECONDS_BETWEEN_LOOKS * 1000);
+  if (answered && currentTab() === "runs") timer = setTimeout(look, SECONDS_BETWEEN_LOOKS * 1000);
 }
 
 const heldOut = (found, step) => (found ? `${loss(found.loss)}${step ? ` at step ${count(found.step)}` : ""}` : "");
@@ -74,10 +75,15 @@ function item(run) {
 }
 
 let seen = "";
+let wentOn = false;
 async function drawShown(anew) {
   const several = [...ticked];
   const key = several.length > 1 ? several.join() : shown;
   if (!key) return refill(byId("r-shown"), el("p", { class: "hint" }, "What was trained is seen here."));
+  // What does not go on any more has been drawn to its end.
+  const goesOn = runs.some((run) => key.includes(run.id) && run.state === "running");
+  if (!anew && !goesOn && !wentOn && seen.startsWith(key)) return;
+  wentOn = goesOn;
   if (several.length > 1) {
     const found = await get(`/comparisons?${several.map((id) => `run=${id}`).join("&")}`);
     if (key !== seen || anew) refill(byId("r-shown"), ...comparison(found));

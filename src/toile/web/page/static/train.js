@@ -4,7 +4,7 @@ import { get, post, put, remove } from "./api.js";
 import { count, lasting, loss, size } from "./amounts.js";
 import { curvesOf, replaceChart } from "./chart.js";
 import { byId, button, el, isNarrow, refill } from "./dom.js";
-import { addLora } from "./form.js";
+import { useLora } from "./form.js";
 import { say, trying } from "./messages.js";
 import { openRun } from "./runs.js";
 import { facts, model, on } from "./store.js";
@@ -196,7 +196,7 @@ function running(training, how) {
 
 function ended(training, how) {
   const use = training.lora ? button(`Use ${training.lora}`, () => {
-    addLora(training.lora, 1);
+    useLora(training.lora, training.base);
     openTab("design");
     say(`Pictures are made with ${training.lora} from now on.`);
   }, { id: "t-use", class: "primary" }) : null;
