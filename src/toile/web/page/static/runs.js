@@ -2,7 +2,7 @@
 
 import { get, post } from "./api.js";
 import { count, loss } from "./amounts.js";
-import { chart, curvesOf, replaceChart } from "./chart.js";
+import { chart, curvesOf, replaceChart, smooth } from "./chart.js";
 import { byId, button, el, isNarrow, refill } from "./dom.js";
 import { trying } from "./messages.js";
 import { on } from "./store.js";
@@ -129,7 +129,7 @@ function together(found) {
     const lines = run.curves.held_out;
     const who = run.best && lines[run.best.weights] ? run.best.weights : Object.keys(lines)[0];
     const others = who ? [{ name: `${run.name}, held out`, points: lines[who], colour: index, dots: true }] : [];
-    return [{ name: who ? "" : run.name, points: run.curves.training, colour: index, faint: true }, ...others];
+    return [{ name: who ? "" : run.name, points: smooth(run.curves.training), colour: index, faint: true }, ...others];
   }), "Losses", 0);
 }
 
