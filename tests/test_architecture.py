@@ -94,6 +94,12 @@ def test_the_engine_knows_nothing_of_what_is_before_it() -> None:
         assert all(name.startswith("toile.web.jobs.") for name in names), path
 
 
+def test_trainings_know_nothing_of_pages_and_programs() -> None:
+    for path in sorted((ROOT / "web" / "training").rglob("*.py")):
+        names = [name for name in imports(path) if name.startswith("toile.web.")]
+        assert all(name.startswith(("toile.web.training.", "toile.web.jobs.shelf.")) for name in names), path
+
+
 def test_nothing_is_borrowed_from_the_libraries_we_are_compared_with() -> None:
     for path in sources():
         assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN, path

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toile.data.split import SIDES, Split, normalise_title, split_by_content
+from toile.data.split import SIDES, Split, first_seed_with_held_out, normalise_title, split_by_content
 from toile.errors import ToileError
 
 products = st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["", " ", "a", "A!", "b", "c d", "C-d", "e", "f"])))
@@ -93,3 +93,11 @@ def test_wrong_arguments_are_refused() -> None:
         split_by_content(["a"], ["x", "y"])
     with pytest.raises(ToileError, match="sum 1"):
         split_by_content(["a"], ["x"], (0.9, 0.2, 0.1))
+
+
+def test_few_pictures_get_a_seed_under_which_some_are_held_out() -> None:
+    for num in (2, 5, 20):
+        hashes, titles = [f"{num}-{number}" for number in range(num)], [""] * num
+        split = split_by_content(hashes, titles, seed=first_seed_with_held_out(hashes, titles, 1000))
+        assert len(split.train) and len(split.validation)
+    assert first_seed_with_held_out(["a"], [""]) == 0  # nothing can be done

@@ -272,6 +272,7 @@ def test_the_command_writes_a_page_and_numbers(
     assert scores["unseen_colour"]["n"] == 1  # the green tie
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "one" in page and facts["protocol"]["id"] in page
+    assert f"<h1>{facts['headline'][0]}</h1>" in page
     # A classifier that learnt from real pictures names real ones; one that learnt from noise does not.
     ceiling = next(entry for entry in facts["controls"] if entry["name"] == REAL_PICTURES)["scores"]
     assert ceiling["classifier_accuracy"]["value"] > 0.9 > scores["classifier_accuracy"]["value"]

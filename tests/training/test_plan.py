@@ -33,6 +33,7 @@ def test_a_plan_holds_and_trials_leave_no_trace(toy: Any, tmp_path: Path) -> Non
     assert losses[0] == losses[1]
     sizes = [file.stat().st_size for file in (tmp_path / "run" / "state").glob("*.safetensors")]
     numbers = 4 * sum(value.numel() for value in toy().module.parameters())
+    assert found.num_weights == numbers // 4
     assert found.disk_bytes == 3 * numbers * 5  # weights, two averages, two moments; three states
     assert max(sizes) < found.disk_bytes / 3 + 20_000  # names, steps, counters
 

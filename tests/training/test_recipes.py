@@ -46,6 +46,18 @@ def test_every_recipe_loads_says_its_command_and_can_be_written_down(path: Path)
     assert build_config(type(recipe), written, "written") == recipe
 
 
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_the_recipe_that_a_run_leaves_is_the_same_recipe(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    left = tmp_path / "recipe.json"
+    left.write_text(json.dumps(recipe_facts(recipe)))
+    assert load_recipe(left) == recipe
+    for damaged in ("{", "[]"):
+        left.write_text(damaged)
+        with pytest.raises(ToileError, match="recipe.json"):
+            load_recipe(left)
+
+
 def test_there_is_a_recipe_for_every_task() -> None:
     assert {load_recipe(path).task for path in PATHS} == set(RECIPES)
 

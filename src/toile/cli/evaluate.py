@@ -50,6 +50,7 @@ def _run(request: EvaluationRequest, json_output: bool) -> int:
     from toile.cli.progress import ProgressDisplay
     from toile.evaluation.page import render_page
     from toile.evaluation.run import evaluate as evaluation_of
+    from toile.evaluation.standing import headline
     from toile.evaluation.terminal_table import table_of, verdict_lines
     from toile.weights.files import write_json_atomically, write_text_atomically
 
@@ -63,7 +64,7 @@ def _run(request: EvaluationRequest, json_output: bool) -> int:
             result = end.value
     page = request.folder / _PAGE
     write_text_atomically(page, render_page(result.evaluation, result.pictures))
-    facts = result.evaluation.facts()
+    facts = {**result.evaluation.facts(), "headline": list(headline(result.evaluation))}
     write_json_atomically(request.folder / _FACTS, facts)
     if json_output:
         print(json.dumps({**facts, "page": str(page)}, indent=2))

@@ -9,6 +9,8 @@ from cyclopts import Parameter
 
 from toile.errors import ToileError
 
+_LARGEST_UPLOAD = 64 * 1024 * 1024
+
 
 def studio(
     *,
@@ -16,6 +18,9 @@ def studio(
     browser: Annotated[bool, Parameter(negative="--no-browser")] = True,
     model: list[str] | None = None,
     out: Path = Path("studio"),
+    pictures: list[Path] | None = None,
+    runs: list[Path] | None = None,
+    reports: list[Path] | None = None,
     queue: int = 64,
     deadline: float = 600.0,
     device: list[str] | None = None,
@@ -24,8 +29,9 @@ def studio(
 ) -> int:
     """Open the page on which clothing is designed: words, sliders and a brush, with all that was made at hand.
 
-    Only browsers on this machine reach it. It stops on Ctrl-C; what was made stays in the folder --out and is there
-    again at the next start.
+    On further tabs models are fine-tuned on pictures, runs are watched and compared, and evaluations are read. Only
+    browsers on this machine reach the page. It stops on Ctrl-C; what was made stays in the folder --out and is there
+    again at the next start. A training stops then with its state saved, and can be resumed on the page.
 
     Args:
         port: 0 takes a free one, and says which.
@@ -33,16 +39,22 @@ def studio(
         model: offered under its name: of the bundled model, of one that toile models get fetched, or a model folder,
             which is called by its name. May be given several times; the first one is the default. By default the
             bundled model and all that were fetched.
-        out: folder of the pictures and of the database.
+        out: folder of the pictures and of the database, and of the trainings that are started on the page.
+        pictures: a folder whose pictures, folders of pictures and zips can be learnt from; may be given several times.
+            Others can be uploaded on the page.
+        runs: a folder of training runs to show; may be given several times. By default runs/, if it is there.
+        reports: a folder in which to look for evaluations; may be given several times. By default evaluation/, if it
+            is there.
         queue: how many jobs may wait.
         deadline: seconds after which a job fails.
         device: auto, cpu, cuda, cuda:N or mps; given several times there is a worker on each.
         dtype: auto, float32, bfloat16 or float16.
-        threads: of the CPU, for each worker.
+        threads: of the CPU, for each worker and for a training.
     """
     from toile.web.api.config import ServerConfig
 
-    server = ServerConfig(port=port, drain_seconds=0.0)  # Ctrl-C on a page means now; jobs go on at the next start
+    # Ctrl-C on a page means now; jobs go on at the next start.
+    server = ServerConfig(port=port, max_body_bytes=_LARGEST_UPLOAD, drain_seconds=0.0)
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
@@ -53,6 +65,7 @@ def studio(
     from toile.web.jobs.engine import Engine
     from toile.web.page.app import add_page
     from toile.web.server import serve_app
+    from toile.web.training.desk import Desk, DeskConfig
 
     config = EngineConfig(
         out,
@@ -63,6 +76,7 @@ def studio(
         deadline_seconds=deadline,
         threads=threads,
     )
+    desk = Desk(DeskConfig(out, tuple(pictures or ()), _or(runs, "runs"), _or(reports, "evaluation"), threads))
     engine = Engine(config)
 
     def say(address: str) -> None:
@@ -74,5 +88,18 @@ def studio(
             # Some browsers hold the caller up until they are closed.
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    serve_app(build_app(engine, server, lambda app: add_page(app, engine)), engine, server, say)
+    try:
+        serve_app(build_app(engine, server, lambda app: add_page(app, engine, desk)), engine, server, say)
+    finally:
+        training = desk.trainer.now()
+        if training is not None and training.state in ("running", "stopping"):
+            print(f"{training.name} is being trained: it stops after this step, its state is saved", flush=True)
+        desk.close()
     return 0
+
+
+def _or(named: list[Path] | None, usual: str) -> tuple[Path, ...]:
+    """The folders that were named; without any the usual one, if it is there."""
+    if named is not None:
+        return tuple(named)
+    return (Path(usual),) if Path(usual).is_dir() else ()

@@ -45,7 +45,7 @@ def train(
     Interrupted by Ctrl-C or SIGTERM, the run saves its state within a step and ends with exit code 130 or 143.
 
     Args:
-        recipe: a TOML file, see recipes/.
+        recipe: a TOML file, see recipes/; or the recipe.json of a run.
         overrides: changes to the recipe, as key=value, for example loop.steps=100.
         resume: go on from the latest saved state in the folder.
         accept_changes: resume although the recipe or the data changed.

@@ -118,6 +118,17 @@ def _side(name: str, fractions: tuple[float, float, float], seed: int) -> str:
     return SIDES[1] if place < fractions[0] + fractions[1] or fractions[2] == 0 else SIDES[2]
 
 
+def first_seed_with_held_out(hashes: Sequence[str], titles: Sequence[str], num_seeds: int = 64) -> int:
+    """The first seed whose split has pictures to learn from and held-out ones to validate on, which few pictures lack
+    under many seeds; 0 if none has. The arguments are those of `split_by_content`.
+    """
+    for seed in range(num_seeds):
+        split = split_by_content(hashes, titles, seed=seed)
+        if len(split.train) and len(split.validation):
+            return seed
+    return 0
+
+
 def _arrange(hashes: Sequence[str], side_of: dict[str, str]) -> Split:
     positions: dict[str, list[int]] = {side: [] for side in SIDES}
     for position, name in enumerate(hashes):

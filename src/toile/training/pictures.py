@@ -27,7 +27,9 @@ from toile.data.sources import (
 )
 from toile.data.split import split_by_content
 from toile.errors import ToileError
+from toile.training.records import DataRecord
 
+_SHOWN_PICTURES = 12
 _TASKS_OF_WHOLE_PICTURES = ("vae", "clip", "classifier", "cvae", "text_autoencoder", "upscaling")
 
 
@@ -178,7 +180,8 @@ class PictureSet:
         if len(learnt) < len(split.train):
             digest = hashlib.sha256(" ".join(self.records[position].key for position in learnt).encode())
             self.identity += f":learnt {digest.hexdigest()[:16]}"
-        self.summary = f"{source.report.summary()} {loaded.report.summary()}{shapes}"
+        told = dict.fromkeys((source.report.summary(), loaded.report.summary()))  # once, where they say the same
+        self.summary = f"{' '.join(told)}{shapes}"
 
     @property
     def pixels(self) -> Tensor:
@@ -209,6 +212,15 @@ class PictureSet:
     def tell(self, sentence: str) -> None:
         """Adds to what people are told of the data when a run begins."""
         self.summary = f"{self.summary} {sentence}"
+
+
+def data_record(pictures: PictureSet) -> DataRecord:
+    """What a run is to learn from, with its first pictures and their words."""
+    writer = CaptionWriter()
+    first = list(dict.fromkeys(pictures.train.tolist()))[:_SHOWN_PICTURES]
+    captions = (f"{pictures.trigger} {writer.full(pictures.records[position])}".strip() for position in first)
+    images = tuple(pictures.images(np.array([position]))[0] for position in first)
+    return DataRecord(0, pictures.summary, len(pictures.train), len(pictures.validation), tuple(captions), images)
 
 
 def _in_shapes(loaded: LoadedBuckets) -> str:

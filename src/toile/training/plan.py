@@ -77,7 +77,7 @@ def plan_run(
     num_states = _STATES_ON_DISK + weights.is_sharded  # which are laid aside on the way there
     disk = num_states * _FLOAT32_BYTES * numbers * (3 + len(config.ema_widths))
     _check_disk(disk, directory)
-    return PlanRecord(0, size, seconds, seconds * config.steps, peak, disk)
+    return PlanRecord(0, size, seconds, seconds * config.steps, peak, disk, numbers)
 
 
 def _trial(objective: Objective[Batch], config: LoopConfig, weights: WholeWeights, size: int) -> tuple[float, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -345,13 +346,20 @@ def compiles(recipe: Recipe) -> bool:
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe and applies overrides such as "loop.steps=100" (values in TOML syntax, bare words are strings).
 
+    Args:
+        path: a TOML file; or the recipe.json of a run, from which it can be resumed.
+        overrides: changes to it.
+
     Raises:
-        ToileError: no such file, not TOML, an unknown task or key, a value of the wrong type.
+        ToileError: no such file, neither TOML nor JSON, an unknown task or key, a value of the wrong type.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:  # those of JSON and TOML are ValueErrors
         raise ToileError(f"recipe {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ToileError(f"recipe {path}: a list or a value, where keys were expected")
     for override in overrides:
         _apply_override(content, override)
     task = content.get("task")

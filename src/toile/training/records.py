@@ -13,10 +13,22 @@ PLUS_MINUS = "plus_minus"
 
 @dataclass(frozen=True)
 class DataRecord:
-    """The first record of a run: what was read, and what was left out and why, for people."""
+    """The first record of a run: what there is to learn from.
+
+    Attributes:
+        step: 0.
+        summary: what was read, and what was left out and why, for people.
+        num_train, num_held_out: pictures that are learnt, repeats counted, and pictures that losses are measured on.
+        captions: words of the first pictures that are learnt, with the trigger before them.
+        images: these pictures, each (3, H, W) in [-1, 1].
+    """
 
     step: int
     summary: str
+    num_train: int
+    num_held_out: int
+    captions: tuple[str, ...]
+    images: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,7 @@ class PlanRecord:
         seconds: of all steps.
         peak_bytes: of memory, with the optimizer's moments.
         disk_bytes: of the states.
+        num_weights: numbers that learn.
     """
 
     step: int
@@ -92,6 +105,7 @@ class PlanRecord:
     seconds: float
     peak_bytes: int
     disk_bytes: int
+    num_weights: int
 
 
 Record = DataRecord | PlanRecord | StepRecord | ValidationRecord | SampleRecord | SavedRecord | EndRecord

@@ -32,7 +32,7 @@ from toile.training.latents import check_buckets, encode_pictures, latent_masks,
 from toile.training.loop import AUTO, LoopConfig, check_start, train
 from toile.training.objective import Objective
 from toile.training.one_shot_task import build_cvae_task, build_gan_task, build_text_autoencoder_task
-from toile.training.pictures import PictureSet
+from toile.training.pictures import PictureSet, data_record
 from toile.training.plan import plan_run
 from toile.training.processes import join_processes
 from toile.training.recipes import (
@@ -53,7 +53,7 @@ from toile.training.recipes import (
     compiles,
     recipe_facts,
 )
-from toile.training.records import DataRecord, Record
+from toile.training.records import Record
 from toile.training.run_folder import RunFolder, read_log
 from toile.training.sharding import hold_weights
 from toile.training.textual_inversion import TextualInversionTask
@@ -122,7 +122,7 @@ def run_recipe(
         Provenance(__version__, facts, pictures.identity, pictures.pixels_identity, steps, networks).write(folder)
         task.export(folder)
 
-    yield DataRecord(0, pictures.summary)
+    yield data_record(pictures)
     config = recipe.loop if not resume else resumed_config(recipe.loop, directory)
     weights = hold_weights(task.objective.module, config.sharded, processes)
     plan = plan_run(task.objective, config, directory, weights, compiles=compiles(recipe))

@@ -17,7 +17,7 @@ from toile.errors import ToileError
 from toile.training.loop import changed_keys
 from toile.weights.files import WeightsError, read_json
 
-_RECIPE, _LOG, _LOCK = "recipe.json", "log.jsonl", "trainer.lock"
+RECIPE_NAME, LOG_NAME, _LOCK = "recipe.json", "log.jsonl", "trainer.lock"
 # Settings that change how a run learns, in sections whose other settings change what the held-out loss measures.
 _ONLY_LEARNING = {
     "objective.uncond_share",
@@ -92,7 +92,7 @@ class RunComparison:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a recipe or a log of a run."""
-    return (folder / _RECIPE).is_file() or (folder / _LOG).is_file()
+    return (folder / RECIPE_NAME).is_file() or (folder / LOG_NAME).is_file()
 
 
 def summarize_runs(folder: Path) -> list[RunSummary]:
@@ -114,7 +114,7 @@ def summarize_run(folder: Path) -> RunSummary:
     if not is_run(folder):
         return RunSummary(name, str(folder), note=_why_no_run(folder))
     try:
-        recipe = read_json(folder / _RECIPE)
+        recipe = read_json(folder / RECIPE_NAME)
     except WeightsError as error:
         return RunSummary(name, str(folder), state="damaged", note=str(error))
     loop, task = recipe.get("loop"), recipe.get("task")
@@ -140,7 +140,7 @@ def compare_runs(folders: Sequence[Path]) -> RunComparison:
     for folder in folders:
         if not is_run(folder):
             raise ToileError(f"{folder} holds no run ({_why_no_run(folder)}); give run folders to compare")
-    recipes = [read_json(folder / _RECIPE) for folder in folders]
+    recipes = [read_json(folder / RECIPE_NAME) for folder in folders]
     keys = sorted({key for recipe in recipes[1:] for key in changed_keys(recipes[0], recipe)})
     differences = {key: tuple(_value_at(recipe, key) for recipe in recipes) for key in keys}
     not_comparable = tuple(key for key in keys if changes_what_is_measured(key))
@@ -176,8 +176,8 @@ def _value_at(recipe: Mapping[str, Any], key: str) -> Any:
 
 
 def _with_log(known: RunSummary, folder: Path) -> RunSummary:
-    log = folder / _LOG
-    lines = _course(log) if log.is_file() else []
+    log = folder / LOG_NAME
+    lines = course_of(log) if log.is_file() else []
     steps = [line for line in lines if line["kind"] == "step"]
     validations = [_lowest(line, log) for line in lines if line["kind"] == "validation"]
     losses = [loss for loss in validations if loss is not None]
@@ -204,7 +204,7 @@ def _with_log(known: RunSummary, folder: Path) -> RunSummary:
     return RunSummary(**{**vars(known), **facts})
 
 
-def _course(path: Path) -> list[dict[str, Any]]:
+def course_of(path: Path) -> list[dict[str, Any]]:
     """The lines of a log that still count, in the order of their steps.
 
     Where a run was resumed from an earlier state, a line "saved" with that step says so, and what was logged after it

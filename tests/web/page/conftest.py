@@ -20,6 +20,7 @@ from toile.web.api.config import ServerConfig
 from toile.web.jobs.config import EngineConfig
 from toile.web.jobs.engine import Engine
 from toile.web.page.app import add_page
+from toile.web.training.desk import Desk, DeskConfig
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -31,9 +32,17 @@ def page_engine(tiny_config: EngineConfig, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def studio_address(page_engine: Engine) -> Iterator[str]:
+def page_desk(page_engine: Engine) -> Iterator[Desk]:
+    """Without pictures, runs and reports of others."""
+    desk = Desk(DeskConfig(page_engine.config.out, threads=1, niceness=0))
+    yield desk
+    desk.close()
+
+
+@pytest.fixture(scope="module")
+def studio_address(page_engine: Engine, page_desk: Desk) -> Iterator[str]:
     """Of a server with the page, in a thread of the tests' process."""
-    app = build_app(page_engine, ServerConfig(drain_seconds=0.0), lambda app: add_page(app, page_engine))
+    app = build_app(page_engine, ServerConfig(drain_seconds=0.0), lambda app: add_page(app, page_engine, page_desk))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", ws="none"))
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

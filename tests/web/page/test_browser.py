@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -324,7 +323,15 @@ def test_every_control_has_a_name(page: Any) -> None:
 
 
 def test_the_page_is_light(page: Any, studio_address: str) -> None:
-    folder = Path(__file__).parents[3] / "src" / "toile" / "web" / "page" / "static"
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 120_000
+    """What engineers alone need is loaded when they first look at it."""
+    of_files = """performance.getEntries()
+        .filter((entry) => "decodedBodySize" in entry && !entry.name.includes("/studio/"))
+        .reduce((sum, entry) => sum + entry.decodedBodySize, 0)"""
+    first = page.evaluate(of_files)
+    assert 50_000 < first < 100_000
+    for tab, shown in (("train", "#t-plan"), ("runs", "#r-list"), ("reports", "#e-list")):
+        page.click(f"#tab-{tab}")
+        page.wait_for_selector(shown, state="attached")
+    assert page.evaluate(of_files) - first < 35_000
     names = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert all(name.startswith(studio_address) for name in names)

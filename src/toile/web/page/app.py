@@ -8,11 +8,16 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 
+from toile.web.api.answers import refusal
 from toile.web.jobs.engine import Engine
 from toile.web.page.job_routes import job_routes
 from toile.web.page.owners import keep_cookie
 from toile.web.page.picture_routes import picture_routes
+from toile.web.page.run_routes import run_routes
+from toile.web.page.training_routes import training_routes
 from toile.web.page.word_routes import word_routes
+from toile.web.training.desk import Desk
+from toile.web.training.places import NoSuchPlaceError
 
 STATIC = Path(__file__).parent / "static"
 # Nothing but our own files runs or is shown, whatever a prompt, a file name or a picture holds.
@@ -22,6 +27,7 @@ _POLICY = "; ".join((
     "style-src 'self'",
     "img-src 'self' data: blob:",
     "connect-src 'self'",
+    "frame-src 'self'",
     "base-uri 'none'",
     "form-action 'none'",
     "frame-ancestors 'none'",
@@ -34,12 +40,21 @@ _PAGE_HEADERS = {
 }
 
 
-def add_page(app: FastAPI, engine: Engine) -> None:
-    """Puts the page of an engine into a server."""
+def add_page(app: FastAPI, engine: Engine, desk: Desk) -> None:
+    """Puts the page into a server.
+
+    Args:
+        app: the server's.
+        engine: makes pictures.
+        desk: of the engineers' tabs.
+    """
     routes = APIRouter(prefix="/studio", include_in_schema=False)
     routes.include_router(job_routes(engine))
     routes.include_router(picture_routes(engine))
     routes.include_router(word_routes(engine))
+    routes.include_router(training_routes(engine, desk))
+    routes.include_router(run_routes(desk))
+    app.add_exception_handler(NoSuchPlaceError, _on_no_such_place)
 
     @routes.post("/session")
     def session(request: Request) -> JSONResponse:
@@ -57,3 +72,7 @@ def add_page(app: FastAPI, engine: Engine) -> None:
 
     app.include_router(routes)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+
+async def _on_no_such_place(_: Request, error: Exception) -> JSONResponse:
+    return refusal(404, str(error))

@@ -6,7 +6,8 @@ export class Refusal extends Error {}
 
 async function ask(method, path, body) {
   const options = { method, credentials: "same-origin" };
-  if (body !== undefined) {
+  if (body instanceof Blob) options.body = body;
+  else if (body !== undefined) {
     options.headers = { "Content-Type": "application/json" };
     options.body = JSON.stringify(body);
   }

@@ -1,7 +1,7 @@
 // The board: what was asked for last, from the first preview to the finished pictures.
 
 import { post } from "./api.js";
-import { byId, button, el, refill } from "./dom.js";
+import { byId, button, el, isNarrow, refill } from "./dom.js";
 import { trying } from "./messages.js";
 import { saveSheet } from "./picks.js";
 import { facts, isEnded, on } from "./store.js";
@@ -13,7 +13,7 @@ let shown = null; // {jobs, columns, rows}
 export function showJobs(jobs, columns = null, rows = null, { quietly = false } = {}) {
   shown = { jobs, columns, rows };
   draw();
-  if (!quietly && window.matchMedia("(max-width: 859px)").matches) byId("board").scrollIntoView({ behavior: "smooth", block: "start" });
+  if (!quietly && isNarrow()) byId("board").scrollIntoView({ behavior: "smooth", block: "start" });
 }
 
 export const currentJob = () => (shown && !shown.columns ? shown.jobs[0] : null);

@@ -23,6 +23,8 @@ export function refill(node, ...children) {
   node.replaceChildren(...children.filter((child) => child !== null && child !== undefined));
 }
 
+export const isNarrow = () => window.matchMedia("(max-width: 859px)").matches;
+
 export function debounced(wait, act) {
   let timer;
   return (...given) => {

@@ -5,6 +5,10 @@ import { beginWith } from "./begin.js";
 import { byId } from "./dom.js";
 import { fillForm } from "./form.js";
 import { say, trying } from "./messages.js";
+import { emit } from "./store.js";
+import { currentTab } from "./tabs.js";
+
+const WHAT_IT_DOES = "Drop it: its settings come back, or it is what you begin with";
 
 export async function takeFile(file) {
   await trying(async () => {
@@ -23,9 +27,19 @@ export async function takeFile(file) {
   });
 }
 
+// On the tab where pictures are learnt from, they are for that.
+function take(files) {
+  if (!files.length) return;
+  if (currentTab() === "train") emit("learn-from", files);
+  else takeFile(files[0]);
+}
+
 export function startDrop() {
   let depth = 0;
-  const show = (is) => (byId("dropping").hidden = !is);
+  const show = (is) => {
+    byId("dropping").hidden = !is;
+    if (is) byId("dropping").textContent = currentTab() === "train" ? "Drop pictures to learn from, with .txt files of their words, or one zip" : WHAT_IT_DOES;
+  };
   const hasFiles = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
   document.addEventListener("dragenter", (event) => {
     if (!hasFiles(event)) return;
@@ -43,11 +57,9 @@ export function startDrop() {
     event.preventDefault();
     depth = 0;
     show(false);
-    const [file] = event.dataTransfer.files;
-    if (file) takeFile(file);
+    take([...event.dataTransfer.files]);
   });
   document.addEventListener("paste", (event) => {
-    const [file] = event.clipboardData?.files || [];
-    if (file) takeFile(file);
+    take([...(event.clipboardData?.files || [])]);
   });
 }

@@ -1,5 +1,6 @@
 // What the controls say, as a request; and a request or a recipe, back in the controls.
 
+import { get } from "./api.js";
 import { begun, beginWith, endBeginning } from "./begin.js";
 import { byId, button, el, refill } from "./dom.js";
 import { emit, facts, model } from "./store.js";
@@ -18,8 +19,7 @@ export function startForm() {
   refill(byId("model"), ...facts.models.map((each) => el("option", { value: each.name }, each.name)));
   byId("model-row").hidden = facts.models.length < 2;
   refill(byId("sampler"), ...facts.samplers.map((each) => el("option", { value: each.name, title: each.description }, each.label)));
-  refill(byId("lora"), ...(facts.loras.length ? facts.loras : ["none here"]).map((name) => el("option", {}, name)));
-  byId("lora").disabled = byId("add-lora").disabled = !facts.loras.length;
+  drawKnownLoras();
   byId("steps").max = String(Math.min(facts.limits.steps, 60));
   byId("num").max = String(Math.min(facts.limits.pictures, 16));
   byId("model").addEventListener("change", () => {
@@ -80,9 +80,29 @@ function tell() {
   for (const id of ranges) byId(`${id}-told`).textContent = byId(id).value;
 }
 
+function drawKnownLoras() {
+  refill(byId("lora"), ...(facts.loras.length ? facts.loras : ["none here"]).map((name) => el("option", {}, name)));
+  byId("lora").disabled = byId("add-lora").disabled = !facts.loras.length;
+}
+
+// There may be a new one.
+export async function refreshLoras() {
+  facts.loras = (await get("/facts")).loras;
+  drawKnownLoras();
+}
+
 function addLora(name, strength) {
   if (!loras.some((lora) => lora.name === name)) loras.push({ name, strength });
   drawLoras();
+}
+
+// Pictures with a LoRA of a model, which is chosen if it is served.
+export function useLora(name, base) {
+  if (base && base !== byId("model").value) {
+    byId("model").value = base;
+    byId("model").dispatchEvent(new Event("change"));
+  }
+  addLora(name, 1);
 }
 
 function drawLoras() {

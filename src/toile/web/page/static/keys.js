@@ -3,6 +3,7 @@
 import { cancelCurrent } from "./board.js";
 import { byId, button, el, refill } from "./dom.js";
 import { make } from "./making.js";
+import { currentTab } from "./tabs.js";
 import { rate, step, vary, viewed } from "./viewer.js";
 
 const KEYS = [
@@ -13,6 +14,7 @@ const KEYS = [
   ["L, N", "with a picture open: like it, not this"],
   ["V", "with a picture open: variations"],
   ["arrow keys, space", "on the brush: move, paint"],
+  ["← →", "on the tabs at the top: the next one; on a chart: the values of a step"],
   ["?", "this list"],
 ];
 
@@ -36,6 +38,10 @@ export function showKeys() {
 export function startKeys() {
   byId("open-keys").addEventListener("click", showKeys);
   document.addEventListener("keydown", (event) => {
+    if (currentTab() !== "design") {
+      if (event.key === "?" && !isTyping(event)) showKeys();
+      return;
+    }
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       make();

@@ -5,18 +5,20 @@ import { startBegin } from "./begin.js";
 import { showJobs, startBoard } from "./board.js";
 import { startBrief } from "./brief.js";
 import { startCompare } from "./compare.js";
-import { byId } from "./dom.js";
+import { byId, isNarrow } from "./dom.js";
 import { startDrop } from "./drop.js";
-import { startForm } from "./form.js";
+import { refreshLoras, startForm } from "./form.js";
 import { startGrid } from "./grid.js";
 import { startKeys } from "./keys.js";
 import { follow } from "./live.js";
 import { makeExample, shaped, startMaking } from "./making.js";
 import { trying } from "./messages.js";
 import { startPicks } from "./picks.js";
-import { facts, isEnded, jobs } from "./store.js";
+import { facts, isEnded, jobs, on } from "./store.js";
+import { startTabs } from "./tabs.js";
 import { startTheme } from "./theme.js";
 import { nameOf } from "./tile.js";
+import { startTraining } from "./training.js";
 import { startWall } from "./wall.js";
 import { startWords } from "./words.js";
 
@@ -38,7 +40,7 @@ async function watchStatus() {
 
 async function start() {
   startTheme();
-  if (window.matchMedia("(max-width: 859px)").matches) for (const id of ["brief", "settings"]) byId(id).open = false;
+  if (isNarrow()) for (const id of ["brief", "settings"]) byId(id).open = false;
   await post("/session");
   Object.assign(facts, await get("/facts"));
   startForm();
@@ -52,12 +54,15 @@ async function start() {
   startKeys();
   startWords();
   watchStatus();
+  on("trained", refreshLoras);
+  startTraining();
   await Promise.all([startBrief(), startWall()]);
   const all = [...jobs.values()];
   const unfinished = all.filter((job) => !isEnded(job));
   const last = unfinished[0] || all.find((job) => job.pictures.length);
   if (last) showJobs([shaped(last)], null, null, { quietly: true });
   follow(unfinished);
+  startTabs();
   document.documentElement.dataset.started = "true";
 }
 

@@ -1,0 +1,1 @@
+"""What engineers do on the page: trainings, the runs they leave, and reports."""
