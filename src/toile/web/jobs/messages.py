@@ -59,11 +59,15 @@ class Ready:
 
     Attributes:
         device, dtype: where it computes and in which precision, as chosen.
+        pid: of its process.
+        host: the name of its machine; "" for this one.
         trouble: why the model that it should have at hand could not be loaded; "" if it could.
     """
 
     device: str
     dtype: str
+    pid: int
+    host: str = ""
     trouble: str = ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import signal
 import time
 import traceback
@@ -101,7 +102,8 @@ class Worker:
                 self._models.model(self._config.warm)
             except ToileError as error:
                 trouble = str(error)
-        self._send(Ready(str(device), dtype_name(choose_dtype(self._config.dtype, device)), trouble))
+        dtype = dtype_name(choose_dtype(self._config.dtype, device))
+        self._send(Ready(str(device), dtype, os.getpid(), trouble=trouble))
         while True:
             message = self._connection.recv()
             if isinstance(message, Work):
