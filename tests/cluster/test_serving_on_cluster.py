@@ -1,11 +1,11 @@
-"""`toile serve` on two nodes: the engine's queue is one, pictures are made on both, and are those of one machine."""
+"""`toile serve` on nodes of a cluster: one queue, pictures made on all, and the same as those of one machine."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,74 @@ import pytest
 
 from toile.cluster.joining import joined
 from toile.cluster.serving import serving
-from toile.picture_recipe import read_recipe
+from toile.errors import ToileError
+from toile.generation.request import GenerateRequest
 from toile.web.jobs.config import EngineConfig
 from toile.web.jobs.engine import Engine
 from toile.web.jobs.events import Progress
+from toile.web.jobs.job import Job
+from toile.web.jobs.limits import Limits
 from toile.web.jobs.replicas import hire_replicas
+from toile.web.jobs.request import JobRequest
 
 pytestmark = pytest.mark.slow
+LONG = 1000
+
+
+def config_of(folder: Path, model: Path, **more: Any) -> EngineConfig:
+    return EngineConfig(folder, (str(model),), ("cpu",), "float32", limits=Limits(steps=LONG), **more)
+
+
+def until(condition: Callable[[], bool], seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def wanted(steps: int = 2, guidance: float = 2.0, **settings: Any) -> JobRequest:
+    return JobRequest("tiny", GenerateRequest(("red dress",), steps=steps, guidance=guidance, **settings))
+
+
+def finished(engine: Engine, job: Job) -> Job:
+    for _ in engine.events(job.id, "ada"):
+        pass
+    return engine.job(job.id, "ada")
+
+
+def running(engine: Engine, request: JobRequest) -> Job:
+    job = engine.submit(request, "ada")
+    until(lambda: engine.job(job.id, "ada").fraction > 0)
+    return job
+
+
+def files(engine: Engine, job: Job) -> list[bytes]:
+    return [engine.picture_file(job.id, "ada", picture.number).read_bytes() for picture in job.pictures]
+
+
+def parent_of(pid: int | None) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("PPid:"))
 
 
 @pytest.fixture(scope="module")
-def on_both(address: str, tiny_config: EngineConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """An engine whose workers are on the two nodes; tests leave nothing running."""
-    config = replace(tiny_config, out=tmp_path_factory.mktemp("on-both"), threads=None)
+def engine(address: str, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine with a worker on each node; tests leave nothing running."""
+    config = config_of(tmp_path_factory.mktemp("served"), tiny_folder)
     with joined(address) as cluster, serving(), Engine(config, partial(hire_replicas, cluster)) as engine:
+        until(lambda: all(worker.is_ready for worker in engine.status().workshop.workers))
         yield engine
+
+
+def test_pictures_are_made_on_all_nodes_and_are_those_of_a_worker_here(
+    engine: Engine, tiny_folder: Path, tmp_path: Path
+) -> None:
+    workers = engine.status().workshop.workers
+    assert [(worker.device, bool(worker.host)) for worker in workers] == [("cpu", True)] * 2
+    assert len({parent_of(worker.pid) for worker in workers}) == 2  # the node's own process starts it
+    jobs = [engine.submit(wanted(60, guidance, seed=7, num_images=2), "ada") for guidance in (2.0, 3.0)]
+    until(lambda: all(worker.is_busy for worker in engine.status().workshop.workers))
+    there = [files(engine, finished(engine, job)) for job in jobs]
+    with Engine(config_of(tmp_path, tiny_folder, threads=1)) as local:
+        here = [local.submit(wanted(60, guidance, seed=7, num_images=2), "ada") for guidance in (2.0, 3.0)]
+        assert there == [files(local, finished(local, job)) for job in here]
