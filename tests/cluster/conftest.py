@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
 _STORE_BYTES = 80_000_000
-NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": _STORE_BYTES}
+_NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": _STORE_BYTES}
 _SECONDS = 300
 
 
@@ -35,11 +35,20 @@ def nodes() -> Iterator[Cluster]:
 
         cluster = Cluster()
         try:
-            cluster.add_node(**NODE, include_dashboard=False)
-            cluster.add_node(**NODE)
+            cluster.add_node(**_NODE, include_dashboard=False)
+            cluster.add_node(**_NODE)
             yield cluster
         finally:
             cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def third_node(nodes: Cluster) -> Iterator[Any]:
+    """One that tests may take away."""
+    node = nodes.add_node(**_NODE)
+    yield node
+    if node in nodes.worker_nodes:
+        nodes.remove_node(node)
 
 
 @pytest.fixture(scope="session")

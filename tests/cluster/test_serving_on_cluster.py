@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from toile.web.jobs.limits import Limits
 from toile.web.jobs.replicas import hire_replicas
 from toile.web.jobs.request import JobRequest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")]
 LONG = 1000
+GUIDANCES = (2.0, 3.0, 4.0)  # jobs that differ in it are not made together
 
 
 def config_of(folder: Path, model: Path, **more: Any) -> EngineConfig:
@@ -65,8 +67,8 @@ def parent_of(pid: int | None) -> int:
 
 
 @pytest.fixture(scope="module")
-def engine(address: str, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """An engine with a worker on each node; tests leave nothing running."""
+def engine(address: str, third_node: Any, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine with a worker on each of three nodes; tests leave nothing running."""
     config = config_of(tmp_path_factory.mktemp("served"), tiny_folder)
     with joined(address) as cluster, serving(), Engine(config, partial(hire_replicas, cluster)) as engine:
         until(lambda: all(worker.is_ready for worker in engine.status().workshop.workers))
@@ -77,11 +79,60 @@ def test_pictures_are_made_on_all_nodes_and_are_those_of_a_worker_here(
     engine: Engine, tiny_folder: Path, tmp_path: Path
 ) -> None:
     workers = engine.status().workshop.workers
-    assert [(worker.device, bool(worker.host)) for worker in workers] == [("cpu", True)] * 2
-    assert len({parent_of(worker.pid) for worker in workers}) == 2  # the node's own process starts it
-    jobs = [engine.submit(wanted(60, guidance, seed=7, num_images=2), "ada") for guidance in (2.0, 3.0)]
+    assert [(worker.device, bool(worker.host)) for worker in workers] == [("cpu", True)] * 3
+    assert len({parent_of(worker.pid) for worker in workers}) == 3  # the node's own process starts it
+    jobs = [engine.submit(wanted(60, guidance, seed=7, num_images=2), "ada") for guidance in GUIDANCES]
     until(lambda: all(worker.is_busy for worker in engine.status().workshop.workers))
     there = [files(engine, finished(engine, job)) for job in jobs]
     with Engine(config_of(tmp_path, tiny_folder, threads=1)) as local:
-        here = [local.submit(wanted(60, guidance, seed=7, num_images=2), "ada") for guidance in (2.0, 3.0)]
+        here = [local.submit(wanted(60, guidance, seed=7, num_images=2), "ada") for guidance in GUIDANCES]
         assert there == [files(local, finished(local, job)) for job in here]
+
+
+def test_what_is_looked_at_is_shown_and_what_nobody_wants_is_stopped(engine: Engine) -> None:
+    job = running(engine, wanted(LONG))
+    for event in engine.events(job.id, "ada", previews=True):
+        if isinstance(event, Progress) and event.preview is not None:
+            break
+    assert engine.cancel(job.id, "ada").state == "cancelled"
+    until(lambda: not any(worker.is_busy for worker in engine.status().workshop.workers), 5.0)
+
+
+def test_a_replica_that_dies_is_replaced_and_the_others_go_on(engine: Engine) -> None:
+    jobs = [running(engine, wanted(400, guidance)) for guidance in GUIDANCES]
+    waits = [engine.submit(wanted(2, seed=seed), "ada") for seed in (1, 2, 3)]
+    killed = engine.status().workshop.workers[0].pid
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    ends = [finished(engine, job) for job in jobs]
+    assert sorted((str(job.state), job.reason) for job in ends) == [("done", None), ("done", None), ("failed", "lost")]
+    assert [finished(engine, job).state for job in waits] == ["done"] * 3
+    until(lambda: all(worker.is_ready for worker in engine.status().workshop.workers))
+    first = engine.status().workshop.workers[0]
+    assert first.pid != killed and first.starts == 2
+
+
+def test_what_a_cluster_cannot_do_is_refused(address: str, tiny_folder: Path, tmp_path: Path) -> None:
+    with joined(address) as cluster, serving():
+        for settings, what in (
+            ({"workers": 99}, "workers is 99; the cluster has processors for 1 to"),
+            ({"devices": ("cpu", "cuda")}, "devices are cpu, cuda; on a cluster name one"),
+        ):
+            config = replace(config_of(tmp_path, tiny_folder), **settings)
+            for _ in range(2):  # the folder is free again
+                with pytest.raises(ToileError, match=what):
+                    Engine(config, partial(hire_replicas, cluster))
+
+
+def test_a_node_that_is_lost_takes_its_job_with_it_and_nothing_else(
+    engine: Engine, nodes: Any, third_node: Any
+) -> None:
+    jobs = [running(engine, wanted(LONG, guidance)) for guidance in GUIDANCES]
+    nodes.remove_node(third_node, allow_graceful=False)
+    until(lambda: any(engine.job(job.id, "ada").is_ended for job in jobs))
+    [lost] = [job for job in (engine.job(job.id, "ada") for job in jobs) if job.is_ended]
+    assert (lost.state, lost.reason) == ("failed", "lost")
+    assert sum(worker.is_ready for worker in engine.status().workshop.workers) == 2
+    for job in jobs:
+        engine.cancel(job.id, "ada")
+    assert finished(engine, engine.submit(wanted(), "ada")).state == "done"

@@ -100,8 +100,17 @@ def serving() -> Iterator[None]:
     yield
 
 
+def remove_all(prefix: str) -> None:
+    """Ends all replicas whose names begin so, and waits until they are gone."""
+    from ray import serve
+
+    for name in serve.status().applications:
+        if name.startswith(prefix):
+            serve.delete(name)
+
+
 def deploy(kind: type, name: str, place: Place, *arguments: Any) -> Replica:
-    """Has a cluster keep one replica of a class; what is there under its name already is replaced.
+    """Has a cluster keep one replica of a class.
 
     Args:
         kind: a class, of a module that the machines of the cluster have too.

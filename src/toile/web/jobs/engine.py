@@ -69,9 +69,12 @@ class Engine:
     def __init__(self, config: EngineConfig, hire: Hire = hire_processes) -> None:
         self.config = config
         self._shelf = open_shelf(config.models)
-        warm = next(iter(self._shelf.values())).source
-        workers = hire(config, warm)
         self._store = Store(config.out / _STORE_NAME)
+        try:
+            workers = hire(config, next(iter(self._shelf.values())).source)
+        except ToileError:
+            self._store.close()
+            raise
         self._gallery = Gallery(config.out / "pictures")
         self._workshop = Workshop(config, workers, self._shelf, self._store, self._gallery)
         self._lock = self._workshop.lock

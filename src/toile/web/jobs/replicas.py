@@ -17,7 +17,7 @@ import torch
 
 from toile.cluster.joining import Cluster, WorkerLostError
 from toile.cluster.places import Place
-from toile.cluster.serving import Replica, deploy
+from toile.cluster.serving import Replica, deploy, remove_all
 from toile.cluster.surroundings import Surroundings
 from toile.device import choose_dtype
 from toile.errors import ToileError
@@ -220,11 +220,12 @@ def hire_replicas(cluster: Cluster, config: EngineConfig, warm: str) -> list[Eng
     choose_dtype(config.dtype, torch.device("cpu"))
     places = cluster.places(config.workers, with_gpus=device.partition(":")[0] in ("auto", "cuda"))
     surroundings = Surroundings.here()
-    # Only one engine at a time is on a folder: what an engine there left behind is replaced.
-    studio = hashlib.sha256(f"{socket.gethostname()} {config.out.resolve()}".encode()).hexdigest()[:8]
+    # Only one engine at a time is on a folder, so what is there under its name was left behind by one that was killed.
+    studio = "toile-" + hashlib.sha256(f"{socket.gethostname()} {config.out.resolve()}".encode()).hexdigest()[:8]
+    remove_all(studio)
     workers: list[EngineWorker] = []
     for number, place in enumerate(places):
         threads = config.threads or place.cpus
         wanted = WorkerConfig("cuda" if place.gpus else device, config.dtype, warm, config.kept_models, threads)
-        workers.append(ReplicaWorker(f"toile-{studio}-{number}", place, surroundings, wanted))
+        workers.append(ReplicaWorker(f"{studio}-{number}", place, surroundings, wanted))
     return workers
