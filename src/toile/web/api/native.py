@@ -52,6 +52,10 @@ class JobBody(Settings):
     mask_blur: float = 0.0
     deadline_seconds: float | None = None
 
+    def more(self) -> dict[str, Any]:
+        """What `JobRequest` has besides the request and files."""
+        return {"fit": self.fit, "mask_blur": self.mask_blur, "embeddings": tuple(self.embeddings)}
+
     def wanted(self) -> GenerateRequest:
         """What the engine makes of it."""
         toward = None if self.toward is None else Toward(self.toward.prompt, self.toward.seed, self.toward.share)
@@ -102,7 +106,7 @@ def native_routes(engine: Engine) -> APIRouter:
     async def submit(body: JobBody, request: Request, response: Response) -> dict[str, Any]:
         """Takes a job. It goes on when the client has left."""
         files = {name: file_of(name, getattr(body, name)) for name in ("image", "mask")}
-        wanted = job_request(engine, body.model, body.wanted(), **files, fit=body.fit, mask_blur=body.mask_blur)
+        wanted = job_request(engine, body.model, body.wanted(), **files, **body.more())
         job = await run_in_threadpool(engine.submit, wanted, owner_of(request), deadline_seconds=body.deadline_seconds)
         response.headers["Location"] = f"/api/jobs/{job.id}"
         return job_facts(job)
@@ -188,6 +192,12 @@ def native_routes(engine: Engine) -> APIRouter:
     async def loras() -> dict[str, Any]:
         """Names of the LoRAs that are there now."""
         return {"loras": list(engine.loras())}
+
+    @routes.get("/embeddings")
+    async def embeddings() -> dict[str, Any]:
+        """Files of learned words that are there now, with the words that prompts may then hold."""
+        known = (await run_in_threadpool(engine.embeddings)).values()
+        return {"embeddings": [{"name": file.name, "words": list(file.words)} for file in known]}
 
     @routes.get("/samplers")
     async def samplers() -> dict[str, Any]:

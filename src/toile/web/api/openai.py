@@ -80,7 +80,8 @@ def openai_routes(engine: Engine) -> APIRouter:
         chosen = body.chosen() | _size(body.size)
         quality = _quality(engine, body.model, body.quality)
         wanted = GenerateRequest((body.prompt,), num_images=body.n or 1, quality=quality, **chosen)
-        return await delivered(engine, request, job_request(engine, body.model, wanted), delivery)
+        job_wanted = job_request(engine, body.model, wanted, embeddings=tuple(body.embeddings))
+        return await delivered(engine, request, job_wanted, delivery)
 
     @routes.post("/images/edits", responses=_STREAMED)
     async def edits(

@@ -22,6 +22,7 @@ from toile.web.jobs.errors import ClosingError, NoSuchJobError, TooManyJobsError
 from toile.web.jobs.events import Ended, JobEvent, PictureReady, Progress, Queued, Subscription
 from toile.web.jobs.gallery import Gallery
 from toile.web.jobs.job import Job, PairRating, Rating
+from toile.web.jobs.learned_words import LearnedWords, WordFolder
 from toile.web.jobs.live import LiveJob, deadline_after
 from toile.web.jobs.messages import WordMapsOf
 from toile.web.jobs.request import JobRequest
@@ -69,6 +70,7 @@ class Engine:
     def __init__(self, config: EngineConfig, hire: Hire = hire_processes) -> None:
         self.config = config
         self._shelf = open_shelf(config.models)
+        self._words = WordFolder()
         self._store = Store(config.out / _STORE_NAME)
         try:
             workers = hire(config, next(iter(self._shelf.values())).source)
@@ -161,7 +163,7 @@ class Engine:
         model = self._shelf.get(request.model)
         if model is None:
             raise ToileError(f"model is {request.model!r}; served are: {', '.join(self._shelf)}")
-        self.config.limits.check(request, model, self.loras())
+        self.config.limits.check(request, model, self.loras(), self._words.files())
 
     def submit(
         self, request: JobRequest, owner: str, *, deadline_seconds: float | None = None, attached: bool = False
@@ -352,6 +354,14 @@ class Engine:
     def loras(self) -> tuple[str, ...]:
         """Names of those in the folder of LoRAs now."""
         return LORAS.names()
+
+    def embeddings(self) -> Mapping[str, LearnedWords]:
+        """Files of learned words in their folder now, by name."""
+        return self._words.files()
+
+    def refused_embeddings(self) -> Mapping[str, str]:
+        """Why others there cannot be read, by name."""
+        return self._words.refused()
 
     def samplers(self) -> Mapping[str, SamplerInfo]:
         """By name."""

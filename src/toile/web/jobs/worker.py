@@ -123,7 +123,7 @@ class Worker:
             self._send(Refused(work.number, f"{type(error).__name__}: {error}", True))
 
     def _make(self, work: Work) -> None:
-        model = self._models.model(work.model)
+        model = self._models.with_words(self._models.model(work.model), work.embeddings)
         request, images, places = _gathered(model, work)
         jobs = [share.job for share in work.shares for _ in share.numbers]
         plan = plan_pictures(model, request, self._models.loras(model, images), images)

@@ -356,7 +356,8 @@ class Workshop:
         places = tuple((job.id, number) for job, numbers in taken for number in numbers)
         worker.flight = Flight(self._works, places, time.monotonic())
         source = self._shelf[request.model].source
-        worker.send(Work(self._works, source, shares, request.image, request.mask, request.fit, request.mask_blur))
+        files = request.image, request.mask, request.fit, request.mask_blur
+        worker.send(Work(self._works, source, shares, *files, request.embeddings))
         for job, _ in taken:
             if job.watched:
                 worker.send(Watch(job.id))
