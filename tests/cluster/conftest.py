@@ -30,6 +30,7 @@ def nodes() -> Iterator[Cluster]:
         for name, value in SETTINGS.items():
             patched.setenv(name, value)
         patched.setenv("RAY_TMPDIR", folder)  # so that another cluster of this machine stays the one of "auto"
+        patched.setenv("RAY_worker_niceness", "0")  # else they wait for whatever else this machine is at
         patched.delenv("RAY_ADDRESS", raising=False)
         from ray.cluster_utils import Cluster
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from toile.cluster.joining import joined
-from toile.cluster.serving import serving
+from toile.cluster.joining import WorkerLostError, joined
+from toile.cluster.places import Place
+from toile.cluster.serving import _reason_of, serving
+from toile.cluster.surroundings import Surroundings
 from toile.errors import ToileError
 from toile.generation.request import GenerateRequest
 from toile.web.jobs.config import EngineConfig
@@ -22,8 +26,9 @@ from toile.web.jobs.engine import Engine
 from toile.web.jobs.events import Progress
 from toile.web.jobs.job import Job
 from toile.web.jobs.limits import Limits
-from toile.web.jobs.replicas import hire_replicas
+from toile.web.jobs.replicas import PictureReplica, ReplicaWorker, hire_replicas
 from toile.web.jobs.request import JobRequest
+from toile.web.jobs.worker import WorkerConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")]
 LONG = 1000
@@ -67,7 +72,9 @@ def parent_of(pid: int | None) -> int:
 
 
 @pytest.fixture(scope="module")
-def engine(address: str, third_node: Any, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def engine(
+    address: str, third_node: Any, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
     """An engine with a worker on each of three nodes; tests leave nothing running."""
     config = config_of(tmp_path_factory.mktemp("served"), tiny_folder)
     with joined(address) as cluster, serving(), Engine(config, partial(hire_replicas, cluster)) as engine:
@@ -136,3 +143,52 @@ def test_a_node_that_is_lost_takes_its_job_with_it_and_nothing_else(
     for job in jobs:
         engine.cancel(job.id, "ada")
     assert finished(engine, engine.submit(wanted(), "ada")).state == "done"
+
+
+# ------------------------------------------------------------------------------------------------ without a cluster
+
+
+def test_a_machine_that_would_make_other_pictures_takes_no_part(tiny_folder: Path) -> None:
+    strange = replace(Surroundings.here(), versions={"toile": "0.0.9", "torch": torch.__version__})
+    with pytest.raises(ToileError, match=rf"on {socket.gethostname()}: toile .* 0\.0\.9 where the work was started"):
+        PictureReplica(strange, WorkerConfig("cpu", "float32", str(tiny_folder)))
+    with pytest.raises(ToileError, match=rf"on {socket.gethostname()}: model 'nowhere'"):
+        PictureReplica(Surroundings.here(), WorkerConfig("cpu", "float32", "nowhere", threads=1))
+
+
+def test_a_replica_that_serve_gives_up_is_deployed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployed: list[Any] = []
+
+    class NeverThere:
+        def __init__(self, name: str) -> None:
+            self.name, self.removed = name, False
+
+        def ask(self, method: str, *arguments: Any, seconds: float) -> None:
+            raise WorkerLostError("it is not there")
+
+        def check_start(self) -> None:
+            raise WorkerLostError("on host: its model is another one")
+
+        def remove(self) -> None:
+            self.removed = True
+
+    def deploy(kind: type, name: str, *others: Any) -> Any:
+        deployed.append(NeverThere(name))
+        return deployed[-1]
+
+    monkeypatch.setattr("toile.web.jobs.replicas.deploy", deploy)
+    worker = ReplicaWorker("toile-0", Place("node", "host", 1), Surroundings.here(), WorkerConfig())
+    worker.start()
+    assert worker.connection is not None and worker.connection.poll(10)
+    with pytest.raises(EOFError):
+        worker.receive()
+    assert worker.bury() == "the loss of its replica (on host: its model is another one)"
+    worker.start()
+    assert [(replica.name, replica.removed) for replica in deployed] == [("toile-0-0", True), ("toile-0-1", False)]
+    worker.stop()
+    assert deployed[-1].removed
+
+
+def test_what_ray_says_is_told_in_one_line() -> None:
+    text = "Error:\nTraceback ...\n  raise\ntoile.errors.ToileError: on host: no room\n"
+    assert (_reason_of(text), _reason_of("a\nb"), _reason_of("")) == ("on host: no room", "a", "")

@@ -58,19 +58,22 @@ class Replica:
         except Exception as error:  # Serve lets through what it was at
             raise WorkerLostError(_reason(error)) from error
 
-    def trouble(self) -> str:
-        """Why Serve cannot start it, in its words; "" if nothing is known to be wrong."""
+    def check_start(self) -> None:
+        """Passes while it is not known that it will never start.
+
+        Raises:
+            WorkerLostError: Serve has given up, because its constructor failed again and again; it says how.
+        """
+        import ray
         from ray import serve
 
+        if not ray.is_initialized():  # Serve would start a cluster of its own
+            raise WorkerLostError("the cluster was left")
         application = serve.status().applications.get(self.name)
-        if application is None:
-            return ""
-        troubled = [
-            deployment.message
-            for deployment in application.deployments.values()
-            if deployment.status.name in ("UNHEALTHY", "DEPLOY_FAILED") and deployment.message
-        ]
-        return _reason_of(troubled[0]) if troubled else ""
+        if application is None or application.status != "DEPLOY_FAILED":
+            return
+        messages = [deployment.message for deployment in application.deployments.values()]
+        raise WorkerLostError(_reason_of("\n".join([application.message, *messages])))
 
     def remove(self) -> None:
         """Ends it for good."""

@@ -157,7 +157,7 @@ class TextBody(BaseModel):
         scales = {wide / (self.width or usual.width), high / (self.height or usual.height)} - {0.0}
         if max(scales) - min(scales) > _SAME_SHAPE * abs(max(scales)):
             raise ToileError(
-                f"hr_resize_x x hr_resize_y is {wide}x{high}; allowed: the shape of the first pass, as nothing is cut off"
+                f"hr_resize_x x hr_resize_y is {wide}x{high}; allowed: the shape of the first pass, nothing is cut off"
             )
         return max(scales)
 
@@ -219,8 +219,8 @@ class ImageBody(TextBody):
         served = self._served(engine, model)
         request = self._request(served, {"strength": strength})
         blur = float(self.mask_blur or 0) if mask is not None else 0.0
-        files = {"image": image, "mask": mask, "fit": _FITS[self.resize_mode], "mask_blur": blur}
-        return JobRequest(served.name, request, **files, embeddings=self._embeddings(engine, served))
+        embeddings = self._embeddings(engine, served)
+        return JobRequest(served.name, request, image, mask, _FITS[self.resize_mode], blur, embeddings)
 
 
 class PictureBody(BaseModel):

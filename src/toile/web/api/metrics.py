@@ -71,7 +71,9 @@ class _EngineCollector(Collector):
         busy = GaugeMetricFamily("toile_worker_busy", "1 if a worker has a work.", labels=["worker"])
         works = CounterMetricFamily("toile_worker_works", "Works that a worker was given.", labels=["worker"])
         starts = CounterMetricFamily("toile_worker_starts", "How often a worker was started.", labels=["worker"])
-        memory = GaugeMetricFamily("toile_worker_resident_bytes", "Memory of a worker of this machine.", labels=["worker"])
+        memory = GaugeMetricFamily(
+            "toile_worker_resident_bytes", "Memory of a worker of this machine.", labels=["worker"]
+        )
         for number, worker in enumerate(workshop.workers):
             ready.add_metric([str(number), worker.device, worker.host], float(worker.is_ready))
             busy.add_metric([str(number)], float(worker.is_busy))

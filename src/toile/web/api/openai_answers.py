@@ -132,7 +132,9 @@ async def _streamed(engine: Engine, job: Job, delivery: Delivery) -> AsyncIterat
                     yield server_sent(facts["type"], {**facts, "usage": _USAGE})
                 elif (preview := _due(event, shown, delivery.partial_images)) is not None:
                     width, height = Image.open(io.BytesIO(preview)).size
-                    facts = await run_in_threadpool(_facts, delivery, job, "partial_image", preview, f"{width}x{height}")
+                    facts = await run_in_threadpool(
+                        _facts, delivery, job, "partial_image", preview, f"{width}x{height}"
+                    )
                     yield server_sent(facts["type"], {**facts, "partial_image_index": shown})
                     shown += 1
     finally:

@@ -27,6 +27,7 @@ from toile.web.jobs.messages import Drop, FromWorker, Passed, Ready, Refused, To
 from toile.web.jobs.worker import Worker, WorkerConfig
 
 _SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_BETWEEN_TRIES = 0.5  # to reach a worker that is still to come
 _SECONDS_BETWEEN_SIGNS = 2.0  # of life, of a worker that has nothing to do
 _SECONDS_TO_ANSWER = 10.0
 _SECONDS_TO_REMARK = 20.0  # on a worker that does not come
@@ -47,7 +48,11 @@ class PictureReplica:
     """
 
     def __init__(self, surroundings: Surroundings, config: WorkerConfig) -> None:
-        surroundings.take_on(config.threads or torch.get_num_threads(), needs_folder=False)
+        host = socket.gethostname()
+        try:
+            surroundings.take_on(config.threads or torch.get_num_threads(), needs_folder=False)
+        except ToileError as error:
+            raise ToileError(f"on {host}: {error}") from None
         self._connection, theirs = Pipe()
         self._said: asyncio.Queue[FromWorker] = asyncio.Queue()
         worker = Worker(theirs, config)
@@ -55,8 +60,8 @@ class PictureReplica:
         ready = self._connection.recv()
         assert isinstance(ready, Ready)
         if ready.trouble:
-            raise ToileError(f"on {socket.gethostname()}: {ready.trouble}")
-        self._ready = replace(ready, host=socket.gethostname())
+            raise ToileError(f"on {host}: {ready.trouble}")
+        self._ready = replace(ready, host=host)
         self._listener: threading.Thread | None = None
 
     async def ready(self) -> Ready:
@@ -109,16 +114,15 @@ class ReplicaWorker(EngineWorker):
         self._conversation: _Conversation | None = None
 
     def kill(self) -> None:
-        """Has the cluster replace it."""
-        if self._replica is not None:
-            self._replica, replica = None, self._replica
-            replica.remove()
+        """Has the cluster end it."""
+        self._dismiss()
         if self._conversation is not None:
             self._conversation.lost = "it did not answer"
 
     def _begin(self) -> Connection:
         if self._replica is None:
-            self._replica = deploy(PictureReplica, self._name, self._place, self._surroundings, self._config)
+            name = f"{self._name}-{self.starts}"  # another one each time, as the last one may not be gone yet
+            self._replica = deploy(PictureReplica, name, self._place, self._surroundings, self._config)
         ours, theirs = Pipe()
         self._conversation = _Conversation(self._replica, theirs)
         self._conversation.start()
@@ -127,14 +131,19 @@ class ReplicaWorker(EngineWorker):
     def _end_of_dead(self) -> str:
         assert self._conversation is not None
         self._conversation.join()
+        if self.ready is None:  # Serve has given up
+            self._dismiss()
         return f"the loss of its replica ({self._conversation.lost})"
 
     def _end(self) -> None:
+        self._dismiss()
+        if self._conversation is not None:
+            self._conversation.join(_SECONDS_TO_END)
+
+    def _dismiss(self) -> None:
         if self._replica is not None:
             self._replica.remove()
             self._replica = None
-        if self._conversation is not None:
-            self._conversation.join(_SECONDS_TO_END)
 
 
 class _Conversation(threading.Thread):
@@ -172,12 +181,12 @@ class _Conversation(threading.Thread):
                 self._connection.send(self._replica.ask("ready", seconds=_SECONDS_TO_ANSWER))
                 return
             except WorkerLostError:  # it is not there yet
-                if self._connection.poll(_SECONDS_BETWEEN_LOOKS):
-                    self._connection.recv()  # raises EOFError: nothing is said before it is ready
-                if time.monotonic() > remark_at:
-                    remark_at = float("inf")
-                    why = self._replica.trouble() or "no machine of the cluster has room for it"
-                    _log.warning("%s waits: %s", self._replica.name, why)
+                self._replica.check_start()
+            if self._connection.poll(_SECONDS_BETWEEN_TRIES):
+                self._connection.recv()  # raises EOFError: nothing is said before it is ready
+            if time.monotonic() > remark_at:
+                remark_at = float("inf")
+                _log.warning("%s is not there yet; serve status says more", self._replica.name)
 
     def _talk(self) -> None:
         next_sign = time.monotonic() + _SECONDS_BETWEEN_SIGNS
