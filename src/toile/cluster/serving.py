@@ -124,7 +124,6 @@ def deploy(kind: type, name: str, place: Place, *arguments: Any) -> Replica:
     from ray import serve
 
     deployment = serve.deployment(
-        kind,
         name=kind.__name__,
         num_replicas=1,
         max_ongoing_requests=_CALLS_AT_ONCE,
@@ -132,7 +131,7 @@ def deploy(kind: type, name: str, place: Place, *arguments: Any) -> Replica:
         health_check_period_s=_SECONDS_BETWEEN_HEALTH_CHECKS,
         graceful_shutdown_timeout_s=_SECONDS_TO_STOP,
         graceful_shutdown_wait_loop_s=0.2,
-    )
+    )(kind)
     # `serve.run` would wait for the replica: loading a model takes long, and the others are to begin meanwhile.
     target = serve.RunTarget(deployment.bind(*arguments), name=name, route_prefix=None)
     [handle] = serve.run_many([target], wait_for_applications_running=False)

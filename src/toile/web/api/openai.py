@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from toile.data.images import open_alpha, open_image
 from toile.errors import ToileError
 from toile.generation.request import GenerateRequest
-from toile.web.api.bodies import Settings, base64_of, drawn_seed, job_request
+from toile.web.api.bodies import Settings, drawn_seed, job_request
 from toile.web.api.openai_answers import MOST_PARTIAL_IMAGES, Delivery, Format, delivered
 from toile.web.jobs.engine import Engine
 from toile.web.jobs.errors import NoSuchJobError

@@ -1,4 +1,4 @@
-"""How pictures are answered in OpenAI's dialect: all when they are finished, or as they come, with what they look like."""
+"""How pictures are answered in OpenAI's dialect: all when they are finished, or as they come, and before that."""
 
 from __future__ import annotations
 

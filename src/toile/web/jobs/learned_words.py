@@ -1,4 +1,4 @@
-"""Files of learned words (textual inversion) in their folder, as far as requests need to know them: looked up each time."""
+"""Files of learned words (textual inversion) in their folder, as far as requests need to know them."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import socket
@@ -55,8 +56,7 @@ class PictureReplica:
             raise ToileError(f"on {host}: {error}") from None
         self._connection, theirs = Pipe()
         self._said: asyncio.Queue[FromWorker] = asyncio.Queue()
-        worker = Worker(theirs, config)
-        threading.Thread(target=worker.run, name="toile-worker", daemon=True).start()
+        threading.Thread(target=_work, args=(theirs, config), name="toile-worker", daemon=True).start()
         ready = self._connection.recv()
         assert isinstance(ready, Ready)
         if ready.trouble:
@@ -95,6 +95,11 @@ class PictureReplica:
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         while True:
             loop.call_soon_threadsafe(self._said.put_nowait, self._connection.recv())
+
+
+def _work(connection: Connection, config: WorkerConfig) -> None:
+    with contextlib.suppress(EOFError):  # the replica is given up
+        Worker(connection, config).run()
 
 
 class ReplicaWorker(EngineWorker):

@@ -372,9 +372,8 @@ class Workshop:
         """A worker is dead: its jobs are tried again or fail, all others wait for the next one."""
         flight, was_ready = worker.flight, worker.ready is not None
         how = worker.bury()
-        _log.warning(
-            "worker %s ended with %s%s", self._workers.index(worker), how, "" if was_ready else " before it was ready"
-        )
+        number = self._workers.index(worker)
+        _log.warning("worker %s ended with %s%s", number, how, "" if was_ready else " before it was ready")
         if flight is not None:
             self._retry_or_fail(flight, f"the worker that made it ended with {how}", "lost")
         if worker.start_at <= time.monotonic():
