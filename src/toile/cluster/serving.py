@@ -1,6 +1,7 @@
 """Replicas of Ray Serve: classes whose instances a cluster keeps alive on its machines, and calls to them.
 
-Serve is imported here alone, and only when it is asked for. It opens no port: its replicas are called through handles.
+Serve is imported here alone, and only when it is asked for. It takes no requests from outside: replicas are called
+through handles.
 """
 
 from __future__ import annotations
