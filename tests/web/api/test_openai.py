@@ -114,6 +114,7 @@ def test_masks_that_say_nothing_are_refused(client: openai.OpenAI) -> None:
             client.images.edit(prompt="dress", **files)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_streams_show_what_pictures_look_like_before_they_are_finished(client: openai.OpenAI) -> None:
     more = {"seed": 5, "steps": 400, "guidance": 1.0}
     stream = client.images.generate(prompt="red dress", stream=True, partial_images=2, extra_body=more)
