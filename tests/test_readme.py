@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
-FOLDERS = (".ci", "benchmarks", "docs", "recipes", "src", "tests")
-TEXT_SUFFIXES = {".md", ".py", ".toml", ".txt", ".json", ".yml", ".yaml", ""}
+FOLDERS = (".ci", "benchmarks", "deploy", "docs", "recipes", "src", "tests")
+TEXT_SUFFIXES = {".md", ".py", ".toml", ".txt", ".json", ".yml", ".yaml", ".service", ""}
 # Written so that no pattern matches its own text here.
 FORBIDDEN = {
     "a path of one machine": r"(?<![\w.])/(?:work|root|home|opt)/",

@@ -5,19 +5,24 @@ from __future__ import annotations
 import signal
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from toile.cluster.joining import SETTINGS
 
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
 _STORE_BYTES = 80_000_000
+_NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": _STORE_BYTES}
 _SECONDS = 300
 
 
 @pytest.fixture(scope="session")
-def address() -> Iterator[str]:
-    """Address of the cluster; what is started for it ends with the tests."""
+def nodes() -> Iterator[Cluster]:
+    """The cluster; what is started for it ends with the tests."""
     with (
         tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,  # sockets need a short path
         pytest.MonkeyPatch.context() as patched,
@@ -25,17 +30,32 @@ def address() -> Iterator[str]:
         for name, value in SETTINGS.items():
             patched.setenv(name, value)
         patched.setenv("RAY_TMPDIR", folder)  # so that another cluster of this machine stays the one of "auto"
+        patched.setenv("RAY_worker_niceness", "0")  # else they wait for whatever else this machine is at
         patched.delenv("RAY_ADDRESS", raising=False)
         from ray.cluster_utils import Cluster
 
-        node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": _STORE_BYTES}
         cluster = Cluster()
         try:
-            cluster.add_node(**node, include_dashboard=False)
-            cluster.add_node(**node)
-            yield cluster.address
+            cluster.add_node(**_NODE, include_dashboard=False)
+            cluster.add_node(**_NODE)
+            yield cluster
         finally:
             cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def third_node(nodes: Cluster) -> Iterator[Any]:
+    """One that tests may take away."""
+    node = nodes.add_node(**_NODE)
+    yield node
+    if node in nodes.worker_nodes:
+        nodes.remove_node(node)
+
+
+@pytest.fixture(scope="session")
+def address(nodes: Cluster) -> str:
+    """Address of the cluster."""
+    return str(nodes.address)
 
 
 @pytest.fixture(autouse=True)

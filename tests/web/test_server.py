@@ -73,6 +73,9 @@ def test_a_server_that_is_told_to_stop_finishes_what_it_has(serve: Any, desk: An
         (["--device", "quantum"], "quantum"),
         (["--queue", "0"], "queue is 0"),
         (["--port", "-1"], "port is -1"),
+        (["--workers", "0"], "workers is 0"),
+        (["--device", "cpu", "--device", "cpu", "--workers", "1"], "workers is 1 for 2 devices"),
+        (["--ray", "nowhere"], "write auto, local, or HOST:PORT"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_line(

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from toile.errors import ToileError
+
+if TYPE_CHECKING:
+    from toile.web.jobs.engine_worker import Hire
 
 _TOKEN_VARIABLE = "TOILE_TOKEN"
 
@@ -34,6 +40,8 @@ def serve(
     device: list[str] | None = None,
     dtype: str = "auto",
     threads: int | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
 ) -> int:
     """Serve pictures to programs, in the dialects of OpenAI, of the A1111 web UI, and one of its own.
 
@@ -61,7 +69,11 @@ def serve(
         allow_host: a name under which the server may be reached, besides its addresses; may be given several times.
         device: auto, cpu, cuda, cuda:N or mps; given several times there is a worker on each.
         dtype: auto, float32, bfloat16 or float16.
-        threads: of the CPU, for each worker.
+        threads: of the CPU, for each worker; by default those there are, in equal shares.
+        workers: how many make pictures at the same time, on the devices in turn; with --ray how many in the whole
+            cluster, by default one a machine, or one a GPU.
+        ray: have pictures made on the machines of a Ray cluster: auto (the one this machine belongs to), HOST:PORT, or
+            local (this machine alone).
     """
     from toile.web.api.config import ServerConfig
 
@@ -92,14 +104,32 @@ def serve(
         deadline_seconds=deadline,
         limits=Limits(pictures=max_pictures, steps=max_steps, pixels=max_pixels),
         threads=threads,
+        workers=workers,
     )
-    engine = Engine(config)
+    with _hiring(ray) as hire:
+        engine = Engine(config, hire)
 
-    def say(address: str) -> None:
-        print(f"toile serves {', '.join(engine.models())} on {address}; pictures are kept in {out}", flush=True)
+        def say(address: str) -> None:
+            print(f"toile serves {', '.join(engine.models())} on {address}; pictures are kept in {out}", flush=True)
 
-    serve_app(build_app(engine, server), engine, server, say)
+        serve_app(build_app(engine, server), engine, server, say)
     return 0
+
+
+@contextmanager
+def _hiring(ray: str | None) -> Iterator[Hire]:
+    """What gives an engine its workers: processes of this machine, or replicas on a cluster's."""
+    if ray is None:
+        from toile.web.jobs.worker_process import hire_processes
+
+        yield hire_processes
+        return
+    from toile.cluster.joining import joined
+    from toile.cluster.serving import serving
+    from toile.web.jobs.replicas import hire_replicas
+
+    with joined(ray) as cluster, serving():
+        yield partial(hire_replicas, cluster)
 
 
 def _tokens(token: str | None, file: Path | None) -> dict[str, str]:

@@ -26,6 +26,7 @@ def studio(
     device: list[str] | None = None,
     dtype: str = "auto",
     threads: int | None = None,
+    workers: int | None = None,
 ) -> int:
     """Open the page on which clothing is designed: words, sliders and a brush, with all that was made at hand.
 
@@ -49,7 +50,8 @@ def studio(
         deadline: seconds after which a job fails.
         device: auto, cpu, cuda, cuda:N or mps; given several times there is a worker on each.
         dtype: auto, float32, bfloat16 or float16.
-        threads: of the CPU, for each worker and for a training.
+        threads: of the CPU, for each worker, by default those there are, in equal shares; and for a training.
+        workers: how many make pictures at the same time, on the devices in turn.
     """
     from toile.web.api.config import ServerConfig
 
@@ -75,6 +77,7 @@ def studio(
         queue,
         deadline_seconds=deadline,
         threads=threads,
+        workers=workers,
     )
     desk = Desk(DeskConfig(out, tuple(pictures or ()), _or(runs, "runs"), _or(reports, "evaluation"), threads))
     engine = Engine(config)

@@ -111,9 +111,7 @@ def read_source(path: Path) -> SourceImage | None:
         return None
     try:
         image = open_image(base64.b64decode(texts[IMAGE_TEXT], validate=True))
-        mask = (
-            Image.open(io.BytesIO(base64.b64decode(texts[MASK_TEXT], validate=True))) if MASK_TEXT in texts else None
-        )
+        mask = Image.open(io.BytesIO(base64.b64decode(texts[MASK_TEXT], validate=True))) if MASK_TEXT in texts else None
         return SourceImage(pixels_of(image), None if mask is None else np.array(mask, dtype=np.uint8))
     except (ValueError, OSError) as error:
         raise ToileError(f"the picture that {path} began with is damaged: {error}") from error

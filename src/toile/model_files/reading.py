@@ -116,12 +116,7 @@ def read_model_file(
     layout = _layout_of(checkpoint)
     names = _current_names(checkpoint.shapes)
     shapes = {name: checkpoint.shapes[given] for name, given in names.items()}
-    if METADATA_KEY in checkpoint.metadata:
-        told = decode_metadata(checkpoint.metadata[METADATA_KEY], f"{path}: metadata")
-    else:
-        told = _told_by_tensors(checkpoint, shapes, layout, prediction)
-    if prediction is not None:
-        told = replace(told, schedule=replace(told.schedule, prediction_type=prediction))
+    told = _told(checkpoint, shapes, layout, prediction)
     expected = expected_tensors(told.unet, told.vae, told.text_encoder)
     rules = rules_of(layout, told, expected, open_clip=architecture.is_open_clip(shapes))
     source = _sources(rules, names, ema, path)
@@ -145,6 +140,29 @@ def read_model_file(
         left_out,
         told.notes + (("the U-Net is the averaged copy (model_ema)",) if ema else ()),
     )
+
+
+def describe_model_file(path: Path) -> Described:
+    """What `read_model_file` goes by: told by the names and shapes of the tensors, so that no weights need be read.
+
+    Raises:
+        ToileError: it is no model of a family that is read, or is damaged.
+    """
+    checkpoint = open_checkpoint(path)
+    shapes = {name: checkpoint.shapes[given] for name, given in _current_names(checkpoint.shapes).items()}
+    return _told(checkpoint, shapes, _layout_of(checkpoint), None)
+
+
+def _told(
+    checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]], layout: str, prediction: str | None
+) -> Described:
+    if METADATA_KEY in checkpoint.metadata:
+        told = decode_metadata(checkpoint.metadata[METADATA_KEY], f"{checkpoint.path}: metadata")
+    else:
+        told = _told_by_tensors(checkpoint, shapes, layout, prediction)
+    if prediction is not None:
+        told = replace(told, schedule=replace(told.schedule, prediction_type=prediction))
+    return told
 
 
 def rules_of(

@@ -19,6 +19,7 @@ from toile.weights.files import file_sha256, read_json, write_json_atomically
 
 RECORD_NAME = "toile-model.json"
 _ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_SINGLE_FILES = (".safetensors", ".ckpt")
 _NETWORKS = ("unet", "vae", "text_encoder", "safety_checker")
 _SMALL_FILES = re.compile(
     r"model_index\.json|toile\.json|scheduler/scheduler_config\.json|(unet|vae|text_encoder|safety_checker)/config\.json"
@@ -64,6 +65,11 @@ def registered_models() -> list[ModelRecord]:
     """All fetched models, by id."""
     found = sorted(models_folder().glob(f"*/*/{RECORD_NAME}"))
     return [build_config(ModelRecord, read_json(path), str(path)) for path in found]
+
+
+def single_files() -> list[Path]:
+    """Files in the folder of fetched models, by name: models in one file that a person put there."""
+    return sorted(path for path in models_folder().glob("*") if path.suffix in _SINGLE_FILES and path.is_file())
 
 
 def fetch_model(model_id: str, revision: str = "main", endpoint: str | None = None) -> ModelRecord:
@@ -140,7 +146,7 @@ def wanted_files(names: Sequence[str], model_id: str) -> list[str]:
         ToileError: it is not in the layout of diffusers, or a network has no weights that can be read.
     """
     if "model_index.json" not in names:
-        single = [name for name in names if name.endswith((".safetensors", ".ckpt"))]
+        single = [name for name in names if name.endswith(_SINGLE_FILES)]
         hint = f"; it has single files: {', '.join(single[:5])}, to be downloaded by hand" if single else ""
         raise ToileError(f"{model_id} has no model_index.json, so it is not in the layout of diffusers{hint}")
     wanted = [name for name in names if _SMALL_FILES.fullmatch(name)]

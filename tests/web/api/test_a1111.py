@@ -141,3 +141,37 @@ def test_options_that_are_not_set_here(server: Any) -> None:
         for body in ({"sd_model_checkpoint": "nowhere"}, {"CLIP_stop_at_last_layers": 2}):
             answer = client.post("/sdapi/v1/options", json=body)
             assert answer.status_code == 400 and next(iter(body)) in answer.json()["detail"]
+
+
+def test_the_size_of_the_second_pass_may_be_given_instead_of_its_scale(api: webuiapi.WebUIApi) -> None:
+    scaled = api.txt2img(prompt="dress", enable_hr=True, hr_scale=2, seed=1, **SMALL)
+    for wide, high in ((48, 64), (48, 0), (0, 64)):
+        sized = api.txt2img(prompt="dress", enable_hr=True, hr_resize_x=wide, hr_resize_y=high, seed=1, **SMALL)
+        assert np.array_equal(np.array(sized.image), np.array(scaled.image))
+    off = api.txt2img(prompt="dress", hr_sampler_name="Euler", hr_resize_x=7, seed=1, **SMALL)
+    assert off.image.size == (24, 32)
+
+
+def test_eta_acts_where_the_sampler_has_one(api: webuiapi.WebUIApi) -> None:
+    def made(**settings: Any) -> Any:
+        return np.array(api.txt2img(prompt="dress", seed=1, **SMALL, **settings).image)
+
+    for settings in ({"sampler_name": "DDIM"}, {"sampler_name": "Euler a"}):
+        assert not np.array_equal(made(eta=0.0, **settings), made(eta=1.0, **settings))
+    assert np.array_equal(made(eta=0.0, sampler_name="DPM++ 2M"), made(eta=1.0, sampler_name="DPM++ 2M"))
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        ({"hr_resize_x": 48, "hr_resize_y": 48}, "hr_resize_x x hr_resize_y is 48x48"),
+        ({"hr_resize_x": -48}, "hires_scale"),
+        ({"hr_second_pass_steps": 7}, "hr_second_pass_steps is 7"),
+        ({"hr_sampler_name": "Euler"}, "hr_sampler_name is 'Euler'"),
+        ({"hr_upscaler": "ESRGAN_4x"}, "hr_upscaler is 'ESRGAN_4x'"),
+    ],
+)
+def test_second_passes_that_are_not_done_are_refused(server: Any, body: dict[str, Any], what: str) -> None:
+    with server.client() as client:
+        answer = client.post("/sdapi/v1/txt2img", json={"prompt": "dress", **SMALL, "enable_hr": True, **body})
+    assert answer.status_code == 400 and what in answer.json()["detail"]

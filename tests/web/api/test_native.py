@@ -150,4 +150,4 @@ def test_what_is_served(server: Any) -> None:
         assert client.get("/readyz").json()["ready"] is True
         numbers = client.get("/metrics").text
         assert 'toile_jobs_ended_total{state="done"}' in numbers
-        assert 'toile_worker_ready{device="cpu",worker="0"} 1.0' in numbers
+        assert 'toile_worker_ready{device="cpu",host="",worker="0"} 1.0' in numbers

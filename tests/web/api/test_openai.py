@@ -112,3 +112,55 @@ def test_masks_that_say_nothing_are_refused(client: openai.OpenAI) -> None:
     for what, files in wrong.items():
         with pytest.raises(openai.BadRequestError, match=what):
             client.images.edit(prompt="dress", **files)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_streams_show_what_pictures_look_like_before_they_are_finished(client: openai.OpenAI) -> None:
+    more = {"seed": 5, "steps": 400, "guidance": 1.0}
+    stream = client.images.generate(prompt="red dress", stream=True, partial_images=2, extra_body=more)
+    events = list(stream)
+    kinds = [event.type for event in events]
+    assert kinds == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+    assert [event.partial_image_index for event in events[:2]] == [0, 1]  # type: ignore[union-attr]
+    for event in events:
+        picture = opened(event.b64_json)
+        assert (picture.format, f"{picture.width}x{picture.height}") == ("PNG", event.size)
+        assert (event.output_format, event.quality, event.background) == ("png", "auto", "opaque")
+    assert events[0].b64_json != events[1].b64_json
+    assert events[2].size == "24x32" and events[2].usage.total_tokens == 0  # type: ignore[union-attr]
+    whole = client.images.generate(prompt="red dress", extra_body=more)
+    assert (whole.data or [])[0].b64_json == events[2].b64_json
+
+
+def test_streams_of_several_pictures_and_of_edits(client: openai.OpenAI) -> None:
+    stream = client.images.generate(prompt="belt", n=3, stream=True, output_format="webp", extra_body={"steps": 2})
+    events = list(stream)
+    assert [event.type for event in events] == ["image_generation.completed"] * 3
+    assert len({event.b64_json for event in events}) == 3 and opened(events[0].b64_json).format == "WEBP"
+    picture = png(Image.new("RGB", (24, 32), (10, 200, 30)))
+    edits = list(client.images.edit(image=picture, prompt="red dress", stream=True, partial_images=1))
+    assert edits[-1].type == "image_edit.completed" and opened(edits[-1].b64_json).size == (24, 32)
+    assert {event.type for event in edits[:-1]} <= {"image_edit.partial_image"}
+
+
+def test_streams_that_fail_say_so_and_those_that_are_left_stop(client: openai.OpenAI, server: Any, desk: Any) -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"stream": True, "response_format": "url"}, "response_format is 'url'"),
+        ({"stream": True, "partial_images": 4}, "partial_images"),
+        ({"partial_images": 1}, "partial_images is 1"),
+        ({"stream": True, "size": "25x32"}, "width is 25"),
+    ]
+    for asked, what in wrong:
+        with pytest.raises(openai.APIStatusError, match=what) as refused:
+            client.images.generate(prompt="dress", **asked)
+        assert refused.value.status_code in (400, 422)
+    long = {"steps": desk.LONG_STEPS}
+    with pytest.raises(openai.APIError, match="the job was cancelled"):
+        for _ in client.images.generate(prompt="dress", stream=True, partial_images=1, extra_body=long):
+            [job] = [job for job in server.engine.history("local", 1) if not job.is_ended]
+            server.engine.cancel(job.id, "local")
+    left = client.images.generate(prompt="dress", stream=True, partial_images=1, extra_body=long)
+    next(iter(left))
+    left.close()
+    desk.until(lambda: server.engine.status().running == 0, 10)
+    assert server.engine.history("local", 1)[0].state == "cancelled"

@@ -163,8 +163,13 @@ def a1111_routes(engine: Engine) -> APIRouter:
 
     @routes.get("/embeddings")
     async def embeddings() -> dict[str, Any]:
-        """There are none."""
-        return {"loaded": {}, "skipped": {}}
+        """Files of learned words that are there; a prompt uses one by its word."""
+        loaded = (await run_in_threadpool(engine.embeddings)).values()
+        skipped = await run_in_threadpool(engine.refused_embeddings)
+        return {
+            "loaded": {file.name: _embedding_facts(file.width, sum(file.words.values())) for file in loaded},
+            "skipped": {name: _embedding_facts(0, 0) for name in skipped},
+        }
 
     @routes.get("/cmd-flags")
     async def cmd_flags() -> dict[str, Any]:
@@ -177,9 +182,10 @@ def a1111_routes(engine: Engine) -> APIRouter:
         return {"ram": {}, "cuda": {}}
 
     @routes.post("/refresh-checkpoints")
+    @routes.post("/refresh-embeddings")
     @routes.post("/refresh-loras")
     async def refresh() -> None:
-        """There is nothing to do: LoRAs are looked up each time, models when the server starts."""
+        """There is nothing to do: LoRAs and learned words are looked up each time, models when the server starts."""
 
     async def empty() -> list[dict[str, Any]]:
         """There are none."""
@@ -188,6 +194,10 @@ def a1111_routes(engine: Engine) -> APIRouter:
     for name in _EMPTY:
         routes.add_api_route(f"/{name}", empty, methods=["GET"], name=name)
     return routes
+
+
+def _embedding_facts(width: int, vectors: int) -> dict[str, Any]:
+    return {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None, "shape": width, "vectors": vectors}
 
 
 def _seconds_left(job: Job | None) -> float:

@@ -15,9 +15,10 @@ from toile.errors import ToileError
 from toile.generation.request import GenerateRequest
 from toile.generation_settings import ETA_SAMPLERS
 from toile.picture_recipe import Toward
-from toile.web.api.bodies import drawn_seed, file_of, job_request
+from toile.web.api.bodies import drawn_seed, file_of
 from toile.web.jobs.engine import Engine
 from toile.web.jobs.request import JobRequest
+from toile.web.jobs.shelf import ServedModel
 
 # Fields that mean nothing here, and the values at which they ask for nothing either; in all others that are not named
 # in a body, nothing is what is false, 0, -1 or empty.
@@ -28,6 +29,9 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "refiner_switch_at": (0.8, 1),
     "initial_noise_multiplier": (1,),
     "image_cfg_scale": (1.5,),
+    "hr_checkpoint_name": ("Use same checkpoint",),
+    "hr_sampler_name": ("Use same sampler",),
+    "hr_scheduler": ("Use same scheduler",),
     "inpainting_fill": (0, 1, 2, 3),
     "inpaint_full_res": (True,),
     "inpaint_full_res_padding": tuple(range(257)),
@@ -53,6 +57,8 @@ _OVERRIDES: Mapping[str, tuple[Any, ...]] = {
 }
 _FITS = {0: "stretch", 1: "crop", 2: "pad"}
 _SCHEDULES = {None: None, "": None, "automatic": None, "normal": None, "karras": "karras"}
+_STRENGTH = 0.75  # of that program, where none is given
+_SAME_SHAPE = 0.02  # by which sides that were rounded to whole pixels may differ
 _ENLARGERS = ("", "None", "Latent", "Latent (bicubic)", "Lanczos")
 
 
@@ -98,16 +104,18 @@ class TextBody(BaseModel):
             ToileError: a field that asks for something that is not done here, or a value that is refused.
         """
         self._refuse_what_is_not_done()
-        return job_request(engine, self._model(model), self._request(self._hires()))
+        served = self._served(engine, model)
+        wanted = self._request(served, self._hires(served))
+        return JobRequest(served.name, wanted, embeddings=self._embeddings(engine, served))
 
-    def _request(self, more: Mapping[str, Any]) -> GenerateRequest:
+    def _request(self, served: ServedModel, more: Mapping[str, Any]) -> GenerateRequest:
         seed = drawn_seed() if self.seed in (None, -1) else self.seed
         toward = None
         if self.subseed_strength:
             other = drawn_seed() if self.subseed in (None, -1) else self.subseed
             toward = Toward(self.prompt, int(other or 0), self.subseed_strength)
         sampler = self.sampler_name or self.sampler_index or None
-        takes_eta = sampler is not None and find_sampler(sampler).name in ETA_SAMPLERS
+        takes_eta = find_sampler(sampler or served.settings.defaults.sampler).name in ETA_SAMPLERS
         return GenerateRequest(
             (self.prompt,),
             seed=int(seed or 0),
@@ -130,16 +138,42 @@ class TextBody(BaseModel):
             raise ToileError(f"scheduler is {self.scheduler!r}; allowed: Automatic, Karras")
         return _SCHEDULES[name]
 
-    def _hires(self) -> dict[str, Any]:
+    def _hires(self, served: ServedModel) -> dict[str, Any]:
         if not self.enable_hr:
             return {}
         if self.hr_second_pass_steps not in (None, 0, self.steps):
             raise ToileError(f"hr_second_pass_steps is {self.hr_second_pass_steps}; allowed: 0, which is as many")
-        if self.hr_resize_x or self.hr_resize_y:
-            raise ToileError("hr_resize_x is set; give hr_scale instead")
         if (self.hr_upscaler or "") not in _ENLARGERS:
             raise ToileError(f"hr_upscaler is {self.hr_upscaler!r}; allowed: {', '.join(_ENLARGERS[1:])}")
-        return {"hires_scale": self.hr_scale, "hires_strength": self.denoising_strength}
+        strength = _STRENGTH if self.denoising_strength is None else self.denoising_strength
+        return {"hires_scale": self._hires_scale(served), "hires_strength": strength}
+
+    def _hires_scale(self, served: ServedModel) -> float | None:
+        """How many times as large, where the size may be given instead: both sides, or 0 for the one that follows."""
+        wide, high = self.hr_resize_x or 0, self.hr_resize_y or 0
+        if not wide and not high:
+            return self.hr_scale
+        usual = served.settings.defaults
+        scales = {wide / (self.width or usual.width), high / (self.height or usual.height)} - {0.0}
+        if max(scales) - min(scales) > _SAME_SHAPE * abs(max(scales)):
+            raise ToileError(
+                f"hr_resize_x x hr_resize_y is {wide}x{high}; allowed: the shape of the first pass, nothing is cut off"
+            )
+        return max(scales)
+
+    def _embeddings(self, engine: Engine, served: ServedModel) -> tuple[str, ...]:
+        """Files of learned words that fit the model and have a word in the prompts, as that program finds them."""
+        texts = (self.prompt, self.negative_prompt or "")
+        known = engine.embeddings().values()
+        return tuple(file.name for file in known if file.width == served.text_width and file.are_in(texts))
+
+    def _served(self, engine: Engine, default: str | None) -> ServedModel:
+        """The model that is named here, else the one that was chosen, else the first."""
+        name = self._model(default)
+        models = engine.models()
+        if name is not None and name not in models:
+            raise ToileError(f"model is {name!r}; served are: {', '.join(models)}")
+        return models[name] if name is not None else next(iter(models.values()))
 
     def _model(self, default: str | None) -> str | None:
         overrides = dict(self.override_settings or {})
@@ -156,7 +190,8 @@ class TextBody(BaseModel):
             raise ToileError(f"styles is {self.styles!r}; there are none here: write them into the prompt")
         for name, value in (self.model_extra or {}).items():
             is_nothing = value is None or value in (False, 0, -1, "", [], {}) or value in _NEUTRAL.get(name, ())
-            if not is_nothing and name not in _WITHOUT_EFFECT:
+            is_of_no_pass = name.startswith("hr_") and not self.enable_hr
+            if not is_nothing and not is_of_no_pass and name not in _WITHOUT_EFFECT:
                 raise ToileError(f"{name[:80]} is {str(value)[:80]!r}; it is not done here: leave it out")
 
 
@@ -180,11 +215,12 @@ class ImageBody(TextBody):
         if mask is not None and self.inpainting_mask_invert:
             engine.config.limits.check_file("mask", mask)
             mask = _inverted(mask)
-        strength = 0.75 if self.denoising_strength is None else self.denoising_strength
-        request = self._request({"strength": strength})
+        strength = _STRENGTH if self.denoising_strength is None else self.denoising_strength
+        served = self._served(engine, model)
+        request = self._request(served, {"strength": strength})
         blur = float(self.mask_blur or 0) if mask is not None else 0.0
-        files = {"image": image, "mask": mask, "fit": _FITS[self.resize_mode], "mask_blur": blur}
-        return job_request(engine, self._model(model), request, **files)
+        embeddings = self._embeddings(engine, served)
+        return JobRequest(served.name, request, image, mask, _FITS[self.resize_mode], blur, embeddings)
 
 
 class PictureBody(BaseModel):

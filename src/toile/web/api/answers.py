@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 
 from toile.errors import ToileError, WorkFailedError
 from toile.web.jobs.errors import ClosingError, NoSuchJobError, TooManyJobsError
-from toile.web.jobs.job import Job, Reason
+from toile.web.jobs.job import Job, Reason, State
 
 _STATUS_OF: Mapping[Reason, int] = {"refused": 400, "failed": 422, "lost": 500, "deadline": 504, "stopped": 503}
 _SECONDS_TO_RESTART = 10
@@ -33,10 +33,15 @@ class PlainJSON(JSONResponse):
 
 def refusal(status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None) -> PlainJSON:
     """A refusal: `error` as OpenAI's clients read it, `detail` as others do."""
+    facts = error_facts(status, message, param)
+    return PlainJSON({"error": facts, "detail": facts["message"]}, status, dict(headers or {}))
+
+
+def error_facts(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    """What went wrong, as OpenAI's clients read it."""
     kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
     line = " ".join(message.encode("utf-8", errors="replace").decode("utf-8").split())
-    content = {"error": {"message": line, "type": kind, "param": param, "code": None}, "detail": line}
-    return PlainJSON(content, status, dict(headers or {}))
+    return {"message": line, "type": kind, "param": param, "code": None}
 
 
 def answer_to(error: ToileError) -> JSONResponse:
@@ -74,10 +79,15 @@ async def on_toile_error(_: Request, error: Exception) -> JSONResponse:
 async def on_failed_job(_: Request, error: Exception) -> JSONResponse:
     """For FastAPI's table of handlers."""
     assert isinstance(error, JobFailedError)
-    if error.job.state == "cancelled":
-        return refusal(409, "the job was cancelled", headers={"X-Toile-Job": error.job.id})
-    status = _STATUS_OF[error.job.reason or "failed"]
-    return refusal(status, error.job.error or "the job failed", headers={"X-Toile-Job": error.job.id})
+    job = error.job
+    return refusal(*failure_of(job.state, job.error, job.reason), headers={"X-Toile-Job": job.id})
+
+
+def failure_of(state: State, error: str | None, reason: Reason | None) -> tuple[int, str]:
+    """Status and message for a job that ended so, and is not done."""
+    if state == "cancelled":
+        return 409, "the job was cancelled"
+    return _STATUS_OF[reason or "failed"], error or "the job failed"
 
 
 async def on_invalid_body(_: Request, error: Exception) -> JSONResponse:

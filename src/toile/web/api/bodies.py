@@ -16,6 +16,7 @@ from toile.web.jobs.engine import Engine
 from toile.web.jobs.request import JobRequest
 
 _LARGEST_DRAWN_SEED = 2**32
+_OF_FILES = ("loras", "embeddings")  # named in requests, not said by them
 
 
 class LoRABody(BaseModel):
@@ -56,10 +57,13 @@ class Settings(BaseModel):
     tgate: float | None = None
     as_written: bool = False
     loras: list[LoRABody] = Field(default_factory=list, max_length=16)
+    embeddings: list[str] = Field(
+        default_factory=list, max_length=16, description="Files of learned words, by name, that prompts may hold."
+    )
 
     def chosen(self) -> dict[str, Any]:
         """For `GenerateRequest`, all but the prompts."""
-        given = {name: getattr(self, name) for name in Settings.model_fields if name != "loras"}
+        given = {name: getattr(self, name) for name in Settings.model_fields if name not in _OF_FILES}
         given["seed"] = drawn_seed() if self.seed is None else self.seed
         given["loras"] = tuple(LoRAUse(lora.name, lora.strength) for lora in self.loras)
         return given

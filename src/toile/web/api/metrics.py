@@ -66,15 +66,22 @@ class _EngineCollector(Collector):
         yield CounterMetricFamily("toile_pictures", "Pictures that were saved.", value=workshop.pictures)
         yield CounterMetricFamily("toile_works", "Works that workers were given.", value=workshop.works)
         yield GaugeMetricFamily("toile_accepting", "1 if jobs are taken.", value=float(status.is_accepting))
-        ready = GaugeMetricFamily("toile_worker_ready", "1 if a worker can begin.", labels=["worker", "device"])
+        where = ["worker", "device", "host"]
+        ready = GaugeMetricFamily("toile_worker_ready", "1 if a worker can begin.", labels=where)
+        busy = GaugeMetricFamily("toile_worker_busy", "1 if a worker has a work.", labels=["worker"])
+        works = CounterMetricFamily("toile_worker_works", "Works that a worker was given.", labels=["worker"])
         starts = CounterMetricFamily("toile_worker_starts", "How often a worker was started.", labels=["worker"])
-        memory = GaugeMetricFamily("toile_worker_resident_bytes", "Memory of a worker.", labels=["worker"])
+        memory = GaugeMetricFamily(
+            "toile_worker_resident_bytes", "Memory of a worker of this machine.", labels=["worker"]
+        )
         for number, worker in enumerate(workshop.workers):
-            ready.add_metric([str(number), worker.device], float(worker.is_ready))
+            ready.add_metric([str(number), worker.device, worker.host], float(worker.is_ready))
+            busy.add_metric([str(number)], float(worker.is_busy))
+            works.add_metric([str(number)], worker.works)
             starts.add_metric([str(number)], worker.starts)
-            if (resident := _resident_bytes(worker.pid)) is not None:
+            if not worker.host and (resident := _resident_bytes(worker.pid)) is not None:
                 memory.add_metric([str(number)], resident)
-        yield from (ready, starts, memory)
+        yield from (ready, busy, works, starts, memory)
 
 
 def _resident_bytes(pid: int | None) -> int | None:

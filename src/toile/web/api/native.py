@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -17,12 +16,11 @@ from starlette.responses import FileResponse, StreamingResponse
 from toile.generation.request import GenerateRequest
 from toile.picture_recipe import Toward
 from toile.web.api.bodies import Settings, base64_of, file_of, job_request
+from toile.web.api.event_stream import SIGN, event_stream, events_of, server_sent
 from toile.web.api.waiting import owner_of
 from toile.web.jobs.engine import Engine
 from toile.web.jobs.events import Ended, JobEvent, PictureReady, Progress, Queued
 from toile.web.jobs.job import Job, PictureInfo
-
-_SECONDS_BETWEEN_SIGNS = 15.0  # of life, so that nothing on the way takes a quiet stream for a dead one
 
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
 Number = Annotated[int, Path(ge=0, le=10_000)]
@@ -53,6 +51,10 @@ class JobBody(Settings):
     fit: str = "pad"
     mask_blur: float = 0.0
     deadline_seconds: float | None = None
+
+    def more(self) -> dict[str, Any]:
+        """What `JobRequest` has besides the request and files."""
+        return {"fit": self.fit, "mask_blur": self.mask_blur, "embeddings": tuple(self.embeddings)}
 
     def wanted(self) -> GenerateRequest:
         """What the engine makes of it."""
@@ -104,7 +106,7 @@ def native_routes(engine: Engine) -> APIRouter:
     async def submit(body: JobBody, request: Request, response: Response) -> dict[str, Any]:
         """Takes a job. It goes on when the client has left."""
         files = {name: file_of(name, getattr(body, name)) for name in ("image", "mask")}
-        wanted = job_request(engine, body.model, body.wanted(), **files, fit=body.fit, mask_blur=body.mask_blur)
+        wanted = job_request(engine, body.model, body.wanted(), **files, **body.more())
         job = await run_in_threadpool(engine.submit, wanted, owner_of(request), deadline_seconds=body.deadline_seconds)
         response.headers["Location"] = f"/api/jobs/{job.id}"
         return job_facts(job)
@@ -127,10 +129,7 @@ def native_routes(engine: Engine) -> APIRouter:
     @routes.get("/jobs/{job_id}/events", response_class=StreamingResponse)
     async def events(job_id: JobId, request: Request, previews: bool = False) -> StreamingResponse:
         """What happens to a job until it has ended, as server-sent events: queued, progress, picture, ended."""
-        owner = owner_of(request)
-        engine.job(job_id, owner)  # so that there is an answer if there is none
-        stream = _stream(engine, job_id, owner, previews)
-        return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return event_stream(_told(engine, engine.job(job_id, owner_of(request)), previews))
 
     @routes.post("/jobs/{job_id}/cancel")
     async def cancel(job_id: JobId, request: Request) -> dict[str, Any]:
@@ -194,6 +193,12 @@ def native_routes(engine: Engine) -> APIRouter:
         """Names of the LoRAs that are there now."""
         return {"loras": list(engine.loras())}
 
+    @routes.get("/embeddings")
+    async def embeddings() -> dict[str, Any]:
+        """Files of learned words that are there now, with the words that prompts may then hold."""
+        known = (await run_in_threadpool(engine.embeddings)).values()
+        return {"embeddings": [{"name": file.name, "words": list(file.words)} for file in known]}
+
     @routes.get("/samplers")
     async def samplers() -> dict[str, Any]:
         """The samplers, and what to know of them."""
@@ -224,24 +229,10 @@ def _picture_facts(job_id: str, picture: PictureInfo) -> dict[str, Any]:
     return {**asdict(picture), "url": f"/api/jobs/{job_id}/pictures/{picture.number}"}
 
 
-async def _stream(engine: Engine, job_id: str, owner: str, previews: bool) -> AsyncIterator[str]:
-    async with aclosing(engine.watch(job_id, owner, previews)) as events:
-        coming = asyncio.ensure_future(anext(events, None))
-        try:
-            while True:
-                await asyncio.wait({coming}, timeout=_SECONDS_BETWEEN_SIGNS)
-                if not coming.done():
-                    yield ": still there\n\n"
-                    continue
-                event = coming.result()
-                if event is None:
-                    return
-                kind, facts = _event_facts(job_id, event)
-                yield f"event: {kind}\ndata: {json.dumps(facts)}\n\n"
-                coming = asyncio.ensure_future(anext(events, None))
-        finally:
-            coming.cancel()
-            await asyncio.wait({coming})
+async def _told(engine: Engine, job: Job, previews: bool) -> AsyncIterator[str]:
+    async with aclosing(events_of(engine, job, previews)) as events:
+        async for event in events:
+            yield SIGN if event is None else server_sent(*_event_facts(job.id, event))
 
 
 def _event_facts(job_id: str, event: JobEvent) -> tuple[str, dict[str, Any]]:

@@ -7,7 +7,6 @@ Besides what OpenAI names, generations take the settings of the server's own dia
 from __future__ import annotations
 
 import io
-import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
@@ -18,15 +17,14 @@ from starlette.concurrency import run_in_threadpool
 from toile.data.images import open_alpha, open_image
 from toile.errors import ToileError
 from toile.generation.request import GenerateRequest
-from toile.web.api.bodies import Settings, base64_of, drawn_seed, job_request
-from toile.web.api.waiting import finished, picture_files
+from toile.web.api.bodies import Settings, drawn_seed, job_request
+from toile.web.api.openai_answers import MOST_PARTIAL_IMAGES, Delivery, Format, delivered
 from toile.web.jobs.engine import Engine
 from toile.web.jobs.errors import NoSuchJobError
-from toile.web.jobs.job import Job
 from toile.web.jobs.request import JobRequest
 
-Format = Literal["png", "jpeg", "webp"]
 _PROMPT_LENGTH = 32_000  # OpenAI's; the engine's own limit is told by name
+_STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 # What OpenAI calls its qualities, in the names that models have for theirs.
 _QUALITIES = {"low": "draft", "medium": "standard", "standard": "standard", "high": "best", "hd": "best"}
 
@@ -44,6 +42,10 @@ class GenerationsBody(Settings):
     output_compression: int = Field(90, ge=0, le=100)
     background: Literal["auto", "opaque"] | None = None
     moderation: Literal["auto", "low"] | None = None
+    stream: bool | None = Field(None, description="Events, as they happen.")
+    partial_images: int | None = Field(
+        None, ge=0, le=MOST_PARTIAL_IMAGES, description="With stream: how many that are not finished yet."
+    )
     user: str | None = Field(None, max_length=512)
 
 
@@ -63,16 +65,25 @@ def openai_routes(engine: Engine) -> APIRouter:
             raise NoSuchJobError(f"model {name!r} is not served")
         return _model_facts(name)
 
-    @routes.post("/images/generations")
-    async def generations(body: GenerationsBody, request: Request) -> dict[str, Any]:
-        """Makes pictures, and answers when they are finished."""
+    @routes.post("/images/generations", responses=_STREAMED)
+    async def generations(body: GenerationsBody, request: Request) -> Any:
+        """Makes pictures, and answers when they are finished; with stream, what they look like before that too."""
+        delivery = Delivery(
+            "image_generation",
+            body.response_format,
+            body.output_format,
+            body.output_compression,
+            body.quality,
+            bool(body.stream),
+            body.partial_images or 0,
+        )
         chosen = body.chosen() | _size(body.size)
         quality = _quality(engine, body.model, body.quality)
         wanted = GenerateRequest((body.prompt,), num_images=body.n or 1, quality=quality, **chosen)
-        job = await finished(engine, request, job_request(engine, body.model, wanted))
-        return await _answer(engine, request, job, body.response_format, body.output_format, body.output_compression)
+        job_wanted = job_request(engine, body.model, wanted, embeddings=tuple(body.embeddings))
+        return await delivered(engine, request, job_wanted, delivery)
 
-    @routes.post("/images/edits")
+    @routes.post("/images/edits", responses=_STREAMED)
     async def edits(
         request: Request,
         prompt: Annotated[str, Form(max_length=_PROMPT_LENGTH)],
@@ -89,9 +100,14 @@ def openai_routes(engine: Engine) -> APIRouter:
         background: Annotated[Literal["auto", "opaque"] | None, Form()] = None,
         seed: Annotated[int | None, Form()] = None,
         strength: Annotated[float | None, Form()] = None,
+        stream: Annotated[bool, Form()] = False,
+        partial_images: Annotated[int, Form(ge=0, le=MOST_PARTIAL_IMAGES)] = 0,
         user: Annotated[str | None, Form(max_length=512)] = None,
-    ) -> dict[str, Any]:
+    ) -> Any:
         """Makes pictures from a picture; where the mask is transparent, or everywhere if there is none."""
+        delivery = Delivery(
+            "image_edit", response_format, output_format, output_compression, quality, stream, partial_images
+        )
         sent = [*(image or ()), *(images or ())]
         if len(sent) != 1:
             raise ToileError(f"image: {len(sent)} were sent; send one")
@@ -102,8 +118,7 @@ def openai_routes(engine: Engine) -> APIRouter:
             (prompt,), seed, n, strength=strength, quality=_quality(engine, model, quality), **_size(size)
         )
         job_wanted = await run_in_threadpool(_edit, engine, model, wanted, picture, hole)
-        job = await finished(engine, request, job_wanted)
-        return await _answer(engine, request, job, response_format, output_format, output_compression)
+        return await delivered(engine, request, job_wanted, delivery)
 
     return routes
 
@@ -153,34 +168,4 @@ def _edit(engine: Engine, model: str | None, wanted: GenerateRequest, picture: b
 def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
-    return file.getvalue()
-
-
-async def _answer(
-    engine: Engine, request: Request, job: Job, form: str | None, file_format: Format, compression: int
-) -> dict[str, Any]:
-    data: list[dict[str, Any]] = []
-    files = [] if form == "url" else await picture_files(engine, job)
-    if file_format != "png":
-        files = [await run_in_threadpool(_converted, file, file_format, compression) for file in files]
-    for number, picture in enumerate(job.pictures):
-        entry: dict[str, Any] = {"revised_prompt": picture.reading or job.request.wanted.prompts[0]}
-        if form == "url":
-            entry["url"] = str(request.base_url.replace(path=f"/api/jobs/{job.id}/pictures/{picture.number}"))
-        else:
-            entry["b64_json"] = base64_of(files[number])
-        data.append(entry)
-    first = job.pictures[0]
-    return {
-        "created": int(time.time()),
-        "data": data,
-        "background": "opaque",
-        "output_format": file_format,
-        "size": f"{first.width}x{first.height}",
-    }
-
-
-def _converted(png: bytes, file_format: Format, quality: int) -> bytes:
-    file = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(file, file_format.upper(), quality=quality)
     return file.getvalue()

@@ -12,21 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from toile.device import choose_device, choose_dtype
 from toile.diffusion.samplers import SAMPLERS
 from toile.diffusion.samplers.registry import SamplerInfo
 from toile.errors import ToileError
 from toile.lora import LORAS
 from toile.web.jobs.config import LONGEST_DEADLINE, EngineConfig
+from toile.web.jobs.engine_worker import Hire
 from toile.web.jobs.errors import ClosingError, NoSuchJobError, TooManyJobsError
 from toile.web.jobs.events import Ended, JobEvent, PictureReady, Progress, Queued, Subscription
 from toile.web.jobs.gallery import Gallery
 from toile.web.jobs.job import Job, PairRating, Rating
+from toile.web.jobs.learned_words import LearnedWords, WordFolder
 from toile.web.jobs.live import LiveJob, deadline_after
 from toile.web.jobs.messages import WordMapsOf
 from toile.web.jobs.request import JobRequest
 from toile.web.jobs.shelf import ServedModel, open_shelf
 from toile.web.jobs.store import Store
+from toile.web.jobs.worker_process import hire_processes
 from toile.web.jobs.workshop import Workshop, WorkshopStatus
 
 _STORE_NAME = "studio.sqlite3"
@@ -59,19 +61,24 @@ class Engine:
 
     Args:
         config: see there.
+        hire: gives the workers.
 
     Raises:
-        ToileError: a model is not there, or the folder cannot be used.
+        ToileError: a model or a device is not there, or the folder cannot be used.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, hire: Hire = hire_processes) -> None:
         self.config = config
-        for device in config.devices:  # workers would find out too late
-            choose_dtype(config.dtype, choose_device(device))
         self._shelf = open_shelf(config.models)
+        self._words = WordFolder()
         self._store = Store(config.out / _STORE_NAME)
+        try:
+            workers = hire(config, next(iter(self._shelf.values())).source)
+        except ToileError:
+            self._store.close()
+            raise
         self._gallery = Gallery(config.out / "pictures")
-        self._workshop = Workshop(config, self._shelf, self._store, self._gallery)
+        self._workshop = Workshop(config, workers, self._shelf, self._store, self._gallery)
         self._lock = self._workshop.lock
         self._accepting = False
         self._refused = 0
@@ -156,7 +163,7 @@ class Engine:
         model = self._shelf.get(request.model)
         if model is None:
             raise ToileError(f"model is {request.model!r}; served are: {', '.join(self._shelf)}")
-        self.config.limits.check(request, model, self.loras())
+        self.config.limits.check(request, model, self.loras(), self._words.files())
 
     def submit(
         self, request: JobRequest, owner: str, *, deadline_seconds: float | None = None, attached: bool = False
@@ -347,6 +354,14 @@ class Engine:
     def loras(self) -> tuple[str, ...]:
         """Names of those in the folder of LoRAs now."""
         return LORAS.names()
+
+    def embeddings(self) -> Mapping[str, LearnedWords]:
+        """Files of learned words in their folder now, by name."""
+        return self._words.files()
+
+    def refused_embeddings(self) -> Mapping[str, str]:
+        """Why others there cannot be read, by name."""
+        return self._words.refused()
 
     def samplers(self) -> Mapping[str, SamplerInfo]:
         """By name."""

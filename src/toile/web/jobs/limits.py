@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from PIL import Image
 
 from toile.data.images import ImageError, open_image
 from toile.errors import ToileError
+from toile.web.jobs.learned_words import LearnedWords
 from toile.web.jobs.request import JobRequest
 from toile.web.jobs.shelf import ServedModel
 
@@ -35,7 +36,13 @@ class Limits:
     prompt_characters: int = 10_000
     image_pixels: int = 16_000_000
 
-    def check(self, request: JobRequest, model: ServedModel, known_loras: Iterable[str]) -> None:
+    def check(
+        self,
+        request: JobRequest,
+        model: ServedModel,
+        known_loras: Iterable[str],
+        known_words: Mapping[str, LearnedWords],
+    ) -> None:
         """Refuses what is too much, or cannot be made by this model.
 
         Raises:
@@ -49,6 +56,14 @@ class Limits:
         for use in request.loras:
             if use.source not in known:
                 raise ToileError(f"loras: {use.source!r} is none that is served; served are: {_told(known)}")
+        for name in request.embeddings:
+            if name not in known_words:
+                raise ToileError(f"embeddings: {name!r} is none that is served; served are: {_told(known_words)}")
+            if known_words[name].width != model.text_width:
+                raise ToileError(
+                    f"embeddings: {name!r} has vectors of {known_words[name].width} numbers; allowed for this model: "
+                    f"{model.text_width}"
+                )
         settings = wanted.settings_over(model.settings.of_quality(wanted.quality))
         if settings.steps > self.steps:
             raise ToileError(f"steps is {settings.steps}; allowed here: up to {self.steps}")

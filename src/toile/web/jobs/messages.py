@@ -27,7 +27,7 @@ class Work:
         number: of the work.
         model: what `load` opens.
         shares: of the jobs, in order.
-        image, mask, fit, mask_blur: see `JobRequest`.
+        image, mask, fit, mask_blur, embeddings: see `JobRequest`.
     """
 
     number: int
@@ -37,6 +37,7 @@ class Work:
     mask: bytes | None = field(default=None, repr=False)
     fit: str = "pad"
     mask_blur: float = 0.0
+    embeddings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,15 @@ class Ready:
 
     Attributes:
         device, dtype: where it computes and in which precision, as chosen.
+        pid: of its process.
+        host: the name of its machine; "" for this one.
         trouble: why the model that it should have at hand could not be loaded; "" if it could.
     """
 
     device: str
     dtype: str
+    pid: int
+    host: str = ""
     trouble: str = ""
 
 

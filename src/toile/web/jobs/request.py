@@ -30,6 +30,7 @@ class JobRequest:
         image: a PNG, JPEG or WebP file to begin with, of any size.
         mask: such a file, bright where to repaint.
         fit, mask_blur: see `fit_source`.
+        embeddings: names of files of learned words that the prompts may hold.
 
     Raises:
         ToileError: a mask without a picture, an unknown fit, or a source that is no file.
@@ -41,6 +42,7 @@ class JobRequest:
     mask: bytes | None = field(default=None, repr=False)
     fit: str = "pad"
     mask_blur: float = 0.0
+    embeddings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.wanted.source is not None:
@@ -49,6 +51,8 @@ class JobRequest:
             raise ToileError("mask is given without image; give the picture that it is a mask of")
         if self.fit not in FITS:
             raise ToileError(f"fit is {self.fit!r}; allowed: {', '.join(FITS)}")
+        if len(set(self.embeddings)) < len(self.embeddings):
+            raise ToileError(f"embeddings are {', '.join(self.embeddings)}; name each once")
         check_number("mask_blur", self.mask_blur, 0.0, MAX_MASK_BLUR)
 
     @property
@@ -66,7 +70,7 @@ class JobRequest:
         """Equal for requests whose pictures may pass the networks together: all but prompts and seeds is the same."""
         files = tuple(None if file is None else hashlib.sha256(file).digest() for file in (self.image, self.mask))
         settings = tuple(getattr(self.wanted, f.name) for f in fields(GenerateRequest) if f.name not in _OF_ONE_JOB)
-        return (self.model, self.loras, settings, files, self.fit, self.mask_blur)
+        return (self.model, self.loras, settings, files, self.fit, self.mask_blur, self.embeddings)
 
     def as_json(self) -> str:
         """All of it but the files."""
@@ -77,6 +81,8 @@ class JobRequest:
             if f.name == "prompts" or getattr(self.wanted, f.name) != getattr(plain, f.name)
         }
         content = {"model": self.model, "fit": self.fit, "mask_blur": self.mask_blur, "wanted": wanted}
+        if self.embeddings:
+            content["embeddings"] = list(self.embeddings)
         return json.dumps(content, default=_plain)
 
     @staticmethod
@@ -86,7 +92,8 @@ class JobRequest:
         wanted = build_config(GenerateRequest, content["wanted"], "a stored job")
         # Files are kept only until a job has ended.
         mask = None if image is None else mask
-        return JobRequest(content["model"], wanted, image, mask, content["fit"], content["mask_blur"])
+        more = content["fit"], content["mask_blur"], tuple(content.get("embeddings", ()))
+        return JobRequest(content["model"], wanted, image, mask, *more)
 
 
 def _plain(value: Any) -> Any:

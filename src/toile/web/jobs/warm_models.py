@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from toile.embeddings import with_embeddings
 from toile.generation.request import ImageRequest
 from toile.latent_diffusion import LatentDiffusion
 from toile.lora import LoRA, find_lora, load_lora
@@ -40,6 +41,17 @@ class WarmModels:
             self._models[source] = LatentDiffusion.load(source, self._device, self._dtype)
         self._models.move_to_end(source)
         return self._models[source]
+
+    def with_words(self, model: LatentDiffusion, names: Sequence[str]) -> LatentDiffusion:
+        """The model, whose prompts may hold the words of these files; they are read anew each time.
+
+        Raises:
+            ToileError: one is gone, damaged, or does not fit the model.
+        """
+        if not names:
+            return model
+        _ = model.facts  # read once, and known to all that are made of it
+        return with_embeddings(model, names)
 
     def loras(self, model: LatentDiffusion, images: Sequence[ImageRequest]) -> dict[str, LoRA]:
         """All LoRAs that these images use, by the sources they are named by; a file that has changed is read anew.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import signal
 import time
 import traceback
@@ -101,7 +102,8 @@ class Worker:
                 self._models.model(self._config.warm)
             except ToileError as error:
                 trouble = str(error)
-        self._send(Ready(str(device), dtype_name(choose_dtype(self._config.dtype, device)), trouble))
+        dtype = dtype_name(choose_dtype(self._config.dtype, device))
+        self._send(Ready(str(device), dtype, os.getpid(), trouble=trouble))
         while True:
             message = self._connection.recv()
             if isinstance(message, Work):
@@ -121,7 +123,7 @@ class Worker:
             self._send(Refused(work.number, f"{type(error).__name__}: {error}", True))
 
     def _make(self, work: Work) -> None:
-        model = self._models.model(work.model)
+        model = self._models.with_words(self._models.model(work.model), work.embeddings)
         request, images, places = _gathered(model, work)
         jobs = [share.job for share in work.shares for _ in share.numbers]
         plan = plan_pictures(model, request, self._models.loras(model, images), images)

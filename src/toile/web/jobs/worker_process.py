@@ -1,46 +1,24 @@
-"""A worker process as the engine sees it: started, talked to, and started again when it dies."""
+"""Workers that are processes of this machine."""
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
-import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import TYPE_CHECKING
 
-from toile.web.jobs.messages import FromWorker, Ready, ToWorker
+import torch
 
-if TYPE_CHECKING:
-    from toile.web.jobs.worker import WorkerConfig
+from toile.device import choose_device, choose_dtype
+from toile.web.jobs.config import EngineConfig
+from toile.web.jobs.engine_worker import EngineWorker
+from toile.web.jobs.worker import WorkerConfig, run_worker
 
-_LONGEST_PAUSE = 30.0
 _SECONDS_TO_END = 10.0
 
 
-@dataclass(eq=False)
-class Flight:
-    """A work that a worker has.
-
-    Attributes:
-        number: of the work.
-        places: job and number of each picture, by place.
-        begun: on the monotonic clock.
-        unwanted_since: when the last of its jobs ended before it did.
-    """
-
-    number: int
-    places: tuple[tuple[str, int], ...]
-    begun: float
-    unwanted_since: float | None = None
-
-    @property
-    def jobs(self) -> tuple[str, ...]:
-        """Those with pictures in it."""
-        return tuple(dict.fromkeys(job for job, _ in self.places))
-
-
-class WorkerProcess:
+class WorkerProcess(EngineWorker):
     """One process on one device.
 
     Args:
@@ -48,99 +26,75 @@ class WorkerProcess:
     """
 
     def __init__(self, config: WorkerConfig) -> None:
+        super().__init__()
         self.config = config
-        self.ready: Ready | None = None
-        self.flight: Flight | None = None
-        self.starts = 0
-        self.start_at = 0.0
-        self._failures = 0
         self._process: SpawnProcess | None = None
-        self._connection: Connection | None = None
-
-    @property
-    def connection(self) -> Connection | None:
-        """To be waited on; None while there is no process."""
-        return self._connection
 
     @property
     def pid(self) -> int | None:
-        """Of the process, if there is one."""
+        """Known from the start."""
         return None if self._process is None else self._process.pid
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it can be given a work."""
-        return self.ready is not None and self.flight is None
-
-    def start(self) -> None:
-        """Starts the process; it says when it is ready."""
-        from toile.web.jobs.worker import run_worker
-
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        self._process = context.Process(target=run_worker, args=(theirs, self.config), daemon=True, name="toile-worker")
-        self._process.start()
-        theirs.close()  # else its end would stay open when it dies
-        self._connection = ours
-        self.starts += 1
-
-    def receive(self) -> list[FromWorker]:
-        """All that it has said.
-
-        Raises:
-            EOFError: it is dead.
-        """
-        assert self._connection is not None
-        messages: list[FromWorker] = []
-        try:
-            while self._connection.poll():
-                messages.append(self._connection.recv())
-        except (EOFError, OSError) as error:
-            if not messages:
-                raise EOFError from error
-        for message in messages:
-            if isinstance(message, Ready):
-                self.ready = message
-                self._failures = 0
-        return messages
-
-    def send(self, message: ToWorker) -> None:
-        """Says something; what a dead process is told is lost, and `receive` will say that it is dead."""
-        if self._connection is not None:
-            try:
-                self._connection.send(message)
-            except OSError:
-                pass
 
     def kill(self) -> None:
         """Ends the process at once."""
         if self._process is not None:
             self._process.kill()
 
-    def bury(self) -> str:
-        """What is left to do for a dead process; says how it ended, and lets it be started again after a pause."""
-        assert self._process is not None and self._connection is not None
+    def _begin(self) -> Connection:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._process = context.Process(target=run_worker, args=(theirs, self.config), daemon=True, name="toile-worker")
+        self._process.start()
+        theirs.close()  # else its end would stay open when it dies
+        return ours
+
+    def _end_of_dead(self) -> str:
+        assert self._process is not None
         self._process.join(_SECONDS_TO_END)
         if self._process.exitcode is None:  # it closed its end but lives
             self._process.kill()
             self._process.join()
         code = self._process.exitcode
-        self._connection.close()
         self._process.close()
-        self._process = self._connection = self.ready = self.flight = None
-        self._failures += 1
-        self.start_at = time.monotonic() + (0.0 if self._failures == 1 else min(2.0**self._failures, _LONGEST_PAUSE))
+        self._process = None
         return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
-    def stop(self) -> None:
-        """Ends the process after its current step."""
-        if self._process is None or self._connection is None:
-            return
-        self._connection.close()
+    def _end(self) -> None:
+        assert self._process is not None
         if self.ready is not None:  # else it is still loading, and would not hear of it for long
             self._process.join(_SECONDS_TO_END)
         if self._process.exitcode is None:
             self._process.kill()
             self._process.join()
         self._process.close()
-        self._process = self._connection = self.ready = self.flight = None
+        self._process = None
+
+
+def hire_processes(config: EngineConfig, warm: str) -> list[EngineWorker]:
+    """Workers of this machine, a process each; none is started yet.
+
+    Args:
+        config: how many, and where; a device of several GPUs that is named without a number is each of them in turn.
+        warm: what `load` opens before the first work.
+
+    Raises:
+        ToileError: no such device, or an unknown precision.
+    """
+    num_workers = len(config.devices) if config.workers is None else config.workers
+    devices = [choose_device(config.devices[number % len(config.devices)]) for number in range(num_workers)]
+    devices = list(_on_all_gpus(devices, torch.cuda.device_count()))
+    num_on_cpu = sum(device.type == "cpu" for device in devices)
+    share = max(1, torch.get_num_threads() // num_on_cpu) if num_on_cpu > 1 else None
+    workers: list[EngineWorker] = []
+    for device in devices:
+        choose_dtype(config.dtype, device)  # workers would find out too late
+        threads = share if config.threads is None and device.type == "cpu" else config.threads
+        workers.append(WorkerProcess(WorkerConfig(str(device), config.dtype, warm, config.kept_models, threads)))
+    return workers
+
+
+def _on_all_gpus(devices: Sequence[torch.device], num_gpus: int) -> Iterator[torch.device]:
+    turns = itertools.cycle(range(max(1, num_gpus)))
+    for device in devices:
+        anywhere = device.type == "cuda" and device.index is None and len(devices) > 1
+        yield torch.device("cuda", next(turns)) if anywhere else device

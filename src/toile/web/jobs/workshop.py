@@ -7,13 +7,14 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
 from toile.errors import ToileError
 from toile.web.jobs.config import EngineConfig
+from toile.web.jobs.engine_worker import EngineWorker, Flight
 from toile.web.jobs.events import Ended, PictureReady, Progress
 from toile.web.jobs.gallery import Gallery
 from toile.web.jobs.job import PictureInfo, Reason, State
@@ -21,8 +22,6 @@ from toile.web.jobs.live import JobQueue, LiveJob
 from toile.web.jobs.messages import Drop, Finished, Passed, Ready, Refused, Share, Stepped, Watch, Work
 from toile.web.jobs.shelf import ServedModel
 from toile.web.jobs.store import Store
-from toile.web.jobs.worker import WorkerConfig
-from toile.web.jobs.worker_process import Flight, WorkerProcess
 
 _SECONDS_BETWEEN_LOOKS = 0.25
 # A worker that is still busy so long after nobody wants its work is stuck, and is ended.
@@ -35,14 +34,25 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """One worker: where it computes, "" until it is ready; its process; how often that was started."""
+    """One worker.
+
+    Attributes:
+        device, dtype: where it computes and in which precision; "" until it is ready.
+        pid: of its process on its machine.
+        host: the name of that machine; "" for this one, and until it is ready.
+        is_ready, is_busy: whether it can make pictures, and whether it does.
+        starts: how often it was started.
+        works: that it was given.
+    """
 
     device: str
     dtype: str
     pid: int | None
+    host: str
     is_ready: bool
     is_busy: bool
     starts: int
+    works: int
 
 
 @dataclass(frozen=True)
@@ -74,20 +84,24 @@ class Workshop:
 
     Args:
         config: of the engine.
+        workers: that make the pictures, not started yet.
         shelf: the models it serves.
         store, gallery: where what is made is kept.
     """
 
-    def __init__(self, config: EngineConfig, shelf: Mapping[str, ServedModel], store: Store, gallery: Gallery) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        workers: Sequence[EngineWorker],
+        shelf: Mapping[str, ServedModel],
+        store: Store,
+        gallery: Gallery,
+    ) -> None:
         self.lock = threading.RLock()
         self.live: dict[str, LiveJob] = {}
         self.queue = JobQueue()
         self._config, self._shelf, self._store, self._gallery = config, shelf, store, gallery
-        warm = next(iter(shelf.values())).source
-        self._workers = [
-            WorkerProcess(WorkerConfig(device, config.dtype, warm, config.kept_models, config.threads))
-            for device in config.devices
-        ]
+        self._workers = workers
         self._wake_receiver, self._wake_sender = Pipe(duplex=False)
         self._idle = threading.Condition(self.lock)
         self._is_stopping = self._has_moved = False
@@ -184,9 +198,11 @@ class Workshop:
                 "" if worker.ready is None else worker.ready.device,
                 "" if worker.ready is None else worker.ready.dtype,
                 worker.pid,
+                "" if worker.ready is None else worker.ready.host,
                 worker.ready is not None,
                 worker.flight is not None,
                 worker.starts,
+                worker.works,
             )
             for worker in self._workers
         )
@@ -228,7 +244,7 @@ class Workshop:
         except OSError:
             pass  # stopped meanwhile
 
-    def _hear(self, worker: WorkerProcess) -> list[tuple[Flight, Finished]]:
+    def _hear(self, worker: EngineWorker) -> list[tuple[Flight, Finished]]:
         """Takes what a worker says; returns the pictures that are to be saved."""
         finished: list[tuple[Flight, Finished]] = []
         if worker.connection is None:
@@ -318,7 +334,7 @@ class Workshop:
             flight = worker.flight
             if flight is not None and flight.unwanted_since is not None:
                 if now > flight.unwanted_since + _SECONDS_TO_NOTICE:
-                    _log.warning("worker %s does not answer and is ended", worker.pid)
+                    _log.warning("worker %s does not answer and is ended", self._workers.index(worker))
                     worker.kill()
 
     def _give_works(self) -> None:
@@ -332,14 +348,16 @@ class Workshop:
         size = request.wanted.settings_over(model.settings.of_quality(request.wanted.quality)).batch_size
         return size if self._config.max_batch is None else min(size, self._config.max_batch)
 
-    def _give(self, worker: WorkerProcess, taken: list[tuple[LiveJob, tuple[int, ...]]]) -> None:
+    def _give(self, worker: EngineWorker, taken: list[tuple[LiveJob, tuple[int, ...]]]) -> None:
         self._works += 1
+        worker.works += 1
         request = taken[0][0].added.request
         shares = tuple(Share(job.id, job.added.request.wanted, numbers) for job, numbers in taken)
         places = tuple((job.id, number) for job, numbers in taken for number in numbers)
         worker.flight = Flight(self._works, places, time.monotonic())
         source = self._shelf[request.model].source
-        worker.send(Work(self._works, source, shares, request.image, request.mask, request.fit, request.mask_blur))
+        files = request.image, request.mask, request.fit, request.mask_blur
+        worker.send(Work(self._works, source, shares, *files, request.embeddings))
         for job, _ in taken:
             if job.watched:
                 worker.send(Watch(job.id))
@@ -350,13 +368,14 @@ class Workshop:
             job.publish(Progress(job.fraction))
         self._has_moved = True
 
-    def _mend(self, worker: WorkerProcess) -> None:
+    def _mend(self, worker: EngineWorker) -> None:
         """A worker is dead: its jobs are tried again or fail, all others wait for the next one."""
         flight, was_ready = worker.flight, worker.ready is not None
         how = worker.bury()
-        _log.warning("a worker ended with %s%s", how, "" if was_ready else " before it was ready")
+        number = self._workers.index(worker)
+        _log.warning("worker %s ended with %s%s", number, how, "" if was_ready else " before it was ready")
         if flight is not None:
-            self._retry_or_fail(flight, f"the process that made it ended with {how}", "lost")
+            self._retry_or_fail(flight, f"the worker that made it ended with {how}", "lost")
         if worker.start_at <= time.monotonic():
             worker.start()
 

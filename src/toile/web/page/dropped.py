@@ -134,4 +134,3 @@ def _foreign(path: Path) -> dict[str, Any]:
         "image": None,
         "mask": None,
     }
-
