@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,12 +104,3 @@ def test_it_does_not_wait_for_long(engine: Engine, desk: Any) -> None:
     place = engine.room.enter(desk.OWNER)
     assert desk.finished(engine, engine.submit(desk.wanted(), desk.OWNER)).state == "done"
     engine.room.give_up(place)
-
-
-def test_workers_let_others_have_the_cores_while_they_wait(engine: Engine, desk: Any) -> None:
-    desk.until(lambda: engine.status().workshop.is_ready)
-    pid = engine.status().workshop.workers[0].pid
-    environment = Path(f"/proc/{pid}/environ")
-    if not environment.is_file():
-        pytest.skip("the environment of a process is read from /proc")
-    assert b"OMP_WAIT_POLICY=" in environment.read_bytes()

@@ -113,6 +113,8 @@ class Worker:
     def _work(self, work: Work) -> None:
         self._dropped.clear()
         self._watched.clear()
+        # A picture that is there in a moment needs no preview, which would take a tenth of that moment.
+        self._next_preview = time.monotonic() + _SECONDS_BETWEEN_PREVIEWS
         try:
             self._make(work)
         except ToileError as error:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
-import os
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -17,9 +14,6 @@ from toile.web.jobs.messages import FromWorker, Ready, ToWorker
 if TYPE_CHECKING:
     from toile.web.jobs.worker import WorkerConfig
 
-# Threads of the networks that wait for each other sleep, instead of keeping cores that the server and browsers need; it
-# is OpenMP's to read, when a process begins. Beside one other busy program this makes pictures several times as fast.
-_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
 _LONGEST_PAUSE = 30.0
 _SECONDS_TO_END = 10.0
 
@@ -85,8 +79,7 @@ class WorkerProcess:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         self._process = context.Process(target=run_worker, args=(theirs, self.config), daemon=True, name="toile-worker")
-        with _environment({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}):
-            self._process.start()
+        self._process.start()
         theirs.close()  # else its end would stay open when it dies
         self._connection = ours
         self.starts += 1
@@ -151,14 +144,3 @@ class WorkerProcess:
             self._process.join()
         self._process.close()
         self._process = self._connection = self.ready = self.flight = None
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """For processes that are started meanwhile: they inherit this one's, and cannot be given another."""
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables:
-            del os.environ[name]
