@@ -26,6 +26,8 @@ from toile.weights.files import write_atomically
 
 CHUNK = "toile"
 FORMAT = 1
+# Of 1 to 9. 6, which is usual, takes twice as long for files that are 3 % smaller.
+_COMPRESSION = 4
 NOISE = "draw k of an image: torch.randn, float32, CPU generator seeded with toile.diffusion.noise.draw_seed(seed, k)"
 
 
@@ -214,7 +216,7 @@ def encode_png(pixels: np.ndarray, recipe: PictureRecipe, more: Mapping[str, str
     for name, text in (more or {}).items():
         chunks.add_text(name, text)
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", pnginfo=chunks)
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=chunks, compress_level=_COMPRESSION)
     return file.getvalue()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ def build_config(config_class: type[T], mapping: Mapping[str, Any], where: str) 
     Raises:
         ToileError: an unknown key, a missing key or a value of the wrong type, each named.
     """
-    hints = get_type_hints(config_class)
+    hints = _type_hints(config_class)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     ignored: frozenset[str] = getattr(config_class, "IGNORED", frozenset())
     values: dict[str, Any] = {}
@@ -42,6 +43,11 @@ def build_config(config_class: type[T], mapping: Mapping[str, Any], where: str) 
         if name not in values and no_default:
             raise ToileError(f"{where}: {name!r} is missing")
     return config_class(**values)
+
+
+@functools.cache  # resolving the names takes ten times as long as all the rest
+def _type_hints(config_class: type) -> Mapping[str, Any]:
+    return get_type_hints(config_class)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

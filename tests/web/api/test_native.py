@@ -25,7 +25,7 @@ def events_of(client: httpx.Client, job: str, query: str = "") -> list[tuple[str
 
 def test_a_job_from_submission_to_forgetting(server: Any, tmp_path: Path) -> None:
     with server.client() as client:
-        answer = client.post("/api/jobs", json={"prompt": ["red dress", "belt"], "n": 2, "seed": 4, "steps": 40})
+        answer = client.post("/api/jobs", json={"prompt": ["red dress", "belt"], "n": 2, "seed": 4, "steps": 400})
         assert answer.status_code == 202
         job = answer.json()["id"]
         assert answer.headers["location"] == f"/api/jobs/{job}"

@@ -115,7 +115,7 @@ def test_coroutines_see_the_same_events(engine: Engine, desk: Any) -> None:
 
 
 def test_previews_are_small_pictures_and_change_nothing(engine: Engine, desk: Any) -> None:
-    request = desk.wanted(steps=100, guidance=1.5)
+    request = desk.wanted(steps=400, guidance=1.5)  # longer than the half second before the first one
     plain = desk.finished(engine, engine.submit(request, desk.OWNER))
     shown = engine.submit(request, desk.OWNER)
     events = list(engine.events(shown.id, desk.OWNER, previews=True))

@@ -15,7 +15,7 @@ from toile.errors import ToileError
 from toile.web.api.a1111_bodies import ImageBody, PictureBody, TextBody
 from toile.web.api.answers import JobFailedError
 from toile.web.api.bodies import base64_of, file_of
-from toile.web.api.waiting import ended, owner_of, picture_files
+from toile.web.api.waiting import ended, owner_of, picture_files, submitted
 from toile.web.jobs.engine import Engine
 from toile.web.jobs.job import Job
 from toile.web.jobs.limits import FILE_FORMATS
@@ -46,7 +46,7 @@ def a1111_routes(engine: Engine) -> APIRouter:
     async def make(body: TextBody, request: Request) -> dict[str, Any]:
         owner = owner_of(request)
         wanted = await run_in_threadpool(body.wanted, engine, desk.models.get(owner))
-        job = await run_in_threadpool(engine.submit, wanted, owner, attached=True)
+        job = await submitted(engine, request, wanted)
         mine = desk.jobs.setdefault(owner, [])
         mine.append(job.id)
         try:

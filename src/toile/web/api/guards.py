@@ -73,7 +73,24 @@ class Guards:
                 receive = _replayed(body, receive)
             else:
                 answer = body
-        await (self._app if answer is None else answer)(scope, receive, told)
+        if answer is None and _asks_for_pictures(scope):
+            await self._let_in(scope, receive, told)
+        else:
+            await (self._app if answer is None else answer)(scope, receive, told)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """However many come at once, each has a place before it costs anything, or knows when to come back."""
+        room = self._engine.room
+        try:
+            place = room.enter(scope["state"]["owner"])
+        except ToileError as error:
+            await answer_to(error)(scope, receive, send)
+            return
+        scope["state"]["place"] = place
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            room.give_up(place)
 
     def _refused(self, scope: Scope) -> ASGIApp | None:
         headers, path = Headers(scope=scope), scope["path"]
@@ -89,9 +106,9 @@ class Guards:
             return None
         if not _is_allowed_kind(path, headers):
             return refusal(415, "Content-Type is not allowed here; send application/json")
-        if path in _SUBMITTING:
+        if _asks_for_pictures(scope):
             try:
-                self._engine.check_room(owner or "")
+                self._engine.room.check(owner or "")  # before its body is waited for
             except ToileError as error:
                 return answer_to(error)
         return None
@@ -133,6 +150,10 @@ class Guards:
         except TimeoutError:
             seconds = self._config.body_seconds
             return refusal(408, f"the request did not arrive within {seconds:g} seconds", headers=_CLOSE)
+
+
+def _asks_for_pictures(scope: Scope) -> bool:
+    return scope["method"] == "POST" and scope["path"] in _SUBMITTING
 
 
 def _is_allowed_kind(path: str, headers: Headers) -> bool:

@@ -17,7 +17,7 @@ from toile.generation.request import GenerateRequest
 from toile.picture_recipe import Toward
 from toile.web.api.bodies import Settings, base64_of, file_of, job_request
 from toile.web.api.event_stream import SIGN, event_stream, events_of, server_sent
-from toile.web.api.waiting import owner_of
+from toile.web.api.waiting import owner_of, place_of
 from toile.web.jobs.engine import Engine
 from toile.web.jobs.events import Ended, JobEvent, PictureReady, Progress, Queued
 from toile.web.jobs.job import Job, PictureInfo
@@ -107,7 +107,8 @@ def native_routes(engine: Engine) -> APIRouter:
         """Takes a job. It goes on when the client has left."""
         files = {name: file_of(name, getattr(body, name)) for name in ("image", "mask")}
         wanted = job_request(engine, body.model, body.wanted(), **files, **body.more())
-        job = await run_in_threadpool(engine.submit, wanted, owner_of(request), deadline_seconds=body.deadline_seconds)
+        owner, place, seconds = owner_of(request), place_of(request), body.deadline_seconds
+        job = await run_in_threadpool(engine.submit, wanted, owner, deadline_seconds=seconds, place=place)
         response.headers["Location"] = f"/api/jobs/{job.id}"
         return job_facts(job)
 

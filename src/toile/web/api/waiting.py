@@ -13,6 +13,7 @@ from toile.web.api.answers import JobFailedError
 from toile.web.jobs.engine import Engine
 from toile.web.jobs.job import Job
 from toile.web.jobs.request import JobRequest
+from toile.web.jobs.room import Place
 
 
 def owner_of(request: Request) -> str:
@@ -20,14 +21,21 @@ def owner_of(request: Request) -> str:
     return str(request.state.owner)
 
 
-async def submit_and_wait(engine: Engine, request: Request, wanted: JobRequest) -> Job:
-    """Submits a job and waits until it has ended, however it did.
+def place_of(request: Request) -> Place:
+    """The place that the guards gave to a request for pictures."""
+    place = request.state.place
+    assert isinstance(place, Place)
+    return place
+
+
+async def submitted(engine: Engine, request: Request, wanted: JobRequest) -> Job:
+    """A job that somebody waits for, who has to call `ended`.
 
     Raises:
         ToileError: it was not taken.
     """
-    job = await run_in_threadpool(engine.submit, wanted, owner_of(request), attached=True)
-    return await ended(engine, request, job)
+    owner, place = owner_of(request), place_of(request)
+    return await run_in_threadpool(engine.submit, wanted, owner, attached=True, place=place)
 
 
 async def ended(engine: Engine, request: Request, job: Job) -> Job:
@@ -44,13 +52,13 @@ async def ended(engine: Engine, request: Request, job: Job) -> Job:
 
 
 async def finished(engine: Engine, request: Request, wanted: JobRequest) -> Job:
-    """As `submit_and_wait`, of a job that went well.
+    """Submits a job, and waits until it has ended well.
 
     Raises:
         ToileError: it was not taken.
         JobFailedError: it came to nothing.
     """
-    job = await submit_and_wait(engine, request, wanted)
+    job = await ended(engine, request, await submitted(engine, request, wanted))
     if job.state != "done":
         raise JobFailedError(job)
     return job

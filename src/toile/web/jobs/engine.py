@@ -8,7 +8,6 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -18,7 +17,7 @@ from toile.errors import ToileError
 from toile.lora import LORAS
 from toile.web.jobs.config import LONGEST_DEADLINE, EngineConfig
 from toile.web.jobs.engine_worker import Hire
-from toile.web.jobs.errors import ClosingError, NoSuchJobError, TooManyJobsError
+from toile.web.jobs.errors import NoSuchJobError
 from toile.web.jobs.events import Ended, JobEvent, PictureReady, Progress, Queued, Subscription
 from toile.web.jobs.gallery import Gallery
 from toile.web.jobs.job import Job, PairRating, Rating
@@ -26,32 +25,16 @@ from toile.web.jobs.learned_words import LearnedWords, WordFolder
 from toile.web.jobs.live import LiveJob, deadline_after
 from toile.web.jobs.messages import WordMapsOf
 from toile.web.jobs.request import JobRequest
+from toile.web.jobs.room import Place, Room
 from toile.web.jobs.shelf import ServedModel, open_shelf
+from toile.web.jobs.status import EngineStatus
 from toile.web.jobs.store import Store
 from toile.web.jobs.worker_process import hire_processes
-from toile.web.jobs.workshop import Workshop, WorkshopStatus
+from toile.web.jobs.workshop import Workshop
 
 _STORE_NAME = "studio.sqlite3"
 _MOST_STARTS = 3  # of a job that was being made each time the whole server died
 _LONGEST_HISTORY = 200
-
-
-@dataclass(frozen=True)
-class EngineStatus:
-    """How busy an engine is.
-
-    Attributes:
-        queued, running: jobs that wait, and that are being made.
-        is_accepting: whether new ones are taken.
-        refused: jobs that found no room, since the start.
-        workshop: of its workers.
-    """
-
-    queued: int
-    running: int
-    is_accepting: bool
-    refused: int
-    workshop: WorkshopStatus
 
 
 class Engine:
@@ -80,8 +63,6 @@ class Engine:
         self._gallery = Gallery(config.out / "pictures")
         self._workshop = Workshop(config, workers, self._shelf, self._store, self._gallery)
         self._lock = self._workshop.lock
-        self._accepting = False
-        self._refused = 0
 
     def __enter__(self) -> Engine:
         self.start()
@@ -109,13 +90,14 @@ class Engine:
                 error = f"model {job.request.model!r} is not served any more"
                 self._store.ended(job.id, "failed", time.time(), error, "refused")
             else:
-                self._workshop.add(LiveJob(_waiting(job), deadline_after(self.config.deadline_seconds), False))
-        self._accepting = True
+                deadline = deadline_after(self.config.deadline_seconds)
+                self._workshop.add(LiveJob(_waiting(job), deadline, False, self.room.take_back(job.owner)))
+        self.room.is_open = True
         self._workshop.start()
 
     def stop_accepting(self) -> None:
         """From now on no job is taken; those there are go on."""
-        self._accepting = False
+        self.room.is_open = False
 
     def close(self, drain_seconds: float = 0.0) -> None:
         """Takes no more jobs, finishes those there are, and ends the workers.
@@ -131,28 +113,10 @@ class Engine:
 
     # ---------------------------------------------------------------------------------------------------------- jobs
 
-    def check_room(self, owner: str) -> None:
-        """Whether a job would be taken now, before anything about it is known.
-
-        Raises:
-            ClosingError: none is taken any more.
-            TooManyJobsError: the queue is full, or the owner has too many jobs; it says when to try again.
-        """
-        with self._lock:
-            if not self._accepting:
-                raise ClosingError("the server is being stopped and takes no new jobs")
-            of_owner = sum(job.added.owner == owner for job in self._workshop.live.values())
-            if self.config.per_owner is not None and of_owner >= self.config.per_owner:
-                self._refused += 1
-                raise TooManyJobsError(
-                    f"{of_owner} jobs of yours have not ended; allowed: {self.config.per_owner}",
-                    self._workshop.seconds_to_room(),
-                )
-            if self._workshop.queue.num_waiting >= self.config.queue + self._workshop.num_free:
-                self._refused += 1
-                raise TooManyJobsError(
-                    f"the queue is full: {self.config.queue} jobs wait", self._workshop.seconds_to_room()
-                )
+    @property
+    def room(self) -> Room:
+        """That says whether there is room for one more job."""
+        return self._workshop.room
 
     def check(self, request: JobRequest) -> None:
         """Whether a request can be made here at all. It reads the pictures to begin with, which takes a while.
@@ -166,7 +130,13 @@ class Engine:
         self.config.limits.check(request, model, self.loras(), self._words.files())
 
     def submit(
-        self, request: JobRequest, owner: str, *, deadline_seconds: float | None = None, attached: bool = False
+        self,
+        request: JobRequest,
+        owner: str,
+        *,
+        deadline_seconds: float | None = None,
+        attached: bool = False,
+        place: Place | None = None,
     ) -> Job:
         """Takes a job.
 
@@ -175,22 +145,26 @@ class Engine:
             owner: who may see and cancel it.
             deadline_seconds: after which it fails; None for the engine's.
             attached: somebody waits for it at the other end of a connection, so it does not outlive the engine.
+            place: that its request was given when it came in; None lets it in now.
 
         Raises:
             ToileError: it cannot be made; see `check`.
-            ClosingError, TooManyJobsError: see `check_room`.
+            ClosingError, TooManyJobsError: see `Room.enter`.
         """
         deadline_seconds = self.config.deadline_seconds if deadline_seconds is None else deadline_seconds
         if not 0 < deadline_seconds <= LONGEST_DEADLINE:
             raise ToileError(f"deadline_seconds is {deadline_seconds}; allowed: above 0, to {LONGEST_DEADLINE:g}")
         self.check(request)
-        with self._lock:
-            self.check_room(owner)
+        place = self.room.enter(owner) if place is None else place
+        try:
             job = Job(secrets.token_hex(12), owner, request, "queued", time.time())
-            self._store.add(job, attached)
-            live = LiveJob(job, deadline_after(deadline_seconds), attached)
-            self._workshop.add(live)
-            return live.snapshot(self._workshop.queue.positions()[job.id])
+            with self._lock:
+                self._store.add(job, attached)
+                live = LiveJob(job, deadline_after(deadline_seconds), attached, place)
+                self._workshop.add(live)
+                return live.snapshot(self._workshop.queue.positions()[job.id])
+        finally:
+            self.room.give_up(place)
 
     def job(self, job_id: str, owner: str) -> Job:
         """A job as it is now."""
@@ -342,7 +316,7 @@ class Engine:
         return self._store.ratings(owner)
 
     def _check_picture(self, job_id: str, owner: str, number: int) -> None:
-        if not any(picture.number == number for picture in self.job(job_id, owner).pictures):
+        if not self._store.has_picture(job_id, owner, number):
             raise NoSuchJobError("there is no such picture")
 
     # ------------------------------------------------------------------------------------------------ what is served
@@ -372,7 +346,7 @@ class Engine:
         with self._lock:
             running = sum(job.started is not None for job in self._workshop.live.values())
             queued = len(self._workshop.live) - running
-            return EngineStatus(queued, running, self._accepting, self._refused, self._workshop.status())
+            return EngineStatus(queued, running, self.room.is_open, self.room.num_refused, self._workshop.status())
 
 
 def _waiting(job: Job) -> Job:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from toile.web.jobs.events import JobEvent, Queued, Subscription
 from toile.web.jobs.job import Job, PictureInfo
+from toile.web.jobs.room import Place
 
 
 class LiveJob:
@@ -18,12 +19,14 @@ class LiveJob:
         job: as it was added.
         deadline: when it fails if it has not ended, on the monotonic clock.
         attached: whether somebody waits for it at the other end of a connection.
+        place: that it has in the room until it has ended.
     """
 
-    def __init__(self, job: Job, deadline: float, attached: bool) -> None:
+    def __init__(self, job: Job, deadline: float, attached: bool, place: Place) -> None:
         self.added = job
         self.deadline = deadline
         self.attached = attached
+        self.place = place
         self.key = job.request.batch_key()
         self.made = {picture.number: picture for picture in job.pictures}
         self.waiting = [number for number in range(job.request.num_pictures) if number not in self.made]
@@ -84,11 +87,6 @@ class JobQueue:
     def __iter__(self) -> Iterator[LiveJob]:
         return iter(self._jobs.values())
 
-    @property
-    def num_waiting(self) -> int:
-        """Jobs that have not begun."""
-        return sum(job.started is None for job in self)
-
     def push(self, job: LiveJob, first: bool = False) -> None:
         """Puts a job at the end, or at the beginning."""
         self._jobs[job.id] = job
@@ -102,6 +100,11 @@ class JobQueue:
         """For each job that has not begun, how many of those are before it."""
         waiting = [job.id for job in self if job.started is None]
         return {job: position for position, job in enumerate(waiting)}
+
+    def has_room_in_batch(self, size_for: Callable[[LiveJob], int]) -> bool:
+        """Whether `take` would give pictures, but fewer than may pass the networks together."""
+        head = next(iter(self), None)
+        return head is not None and sum(len(job.waiting) for job in self._matching(head)) < size_for(head)
 
     def take(self, size_for: Callable[[LiveJob], int]) -> list[tuple[LiveJob, tuple[int, ...]]]:
         """The pictures to make next, by job: of the first one, then of those that agree with it in all but their words.

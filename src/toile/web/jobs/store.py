@@ -248,6 +248,11 @@ class Store:
         with self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
+    def has_picture(self, job: str, owner: str, number: int) -> bool:
+        """Whether a job of an owner has a picture of this number."""
+        query = "SELECT pictures.number FROM pictures JOIN jobs ON id = job WHERE job = ? AND owner = ?"
+        return (number,) in self._rows(query, (job, owner))
+
     def _pictures(self, job: str) -> tuple[PictureInfo, ...]:
         columns = "number, seed, width, height, reading, warnings, flagged, has_maps"
         rows = self._rows(f"SELECT {columns} FROM pictures WHERE job = ? ORDER BY number", (job,))

@@ -9,6 +9,7 @@ import signal
 import time
 import traceback
 from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -92,6 +93,8 @@ class Worker:
         self._watched: set[str] = set()
         self._told = 0.0
         self._next_preview = 0.0
+        # Files are packed beside each other, as the threads of the networks have nothing to do meanwhile.
+        self._packers = ThreadPoolExecutor(torch.get_num_threads(), "toile-packer")
 
     def run(self) -> None:
         """Until the connection is closed, which raises EOFError."""
@@ -112,6 +115,8 @@ class Worker:
     def _work(self, work: Work) -> None:
         self._dropped.clear()
         self._watched.clear()
+        # A picture that is there in a moment needs no preview, which would take a tenth of that moment.
+        self._next_preview = time.monotonic() + _SECONDS_BETWEEN_PREVIEWS
         try:
             self._make(work)
         except ToileError as error:
@@ -127,17 +132,17 @@ class Worker:
         request, images, places = _gathered(model, work)
         jobs = [share.job for share in work.shares for _ in share.numbers]
         plan = plan_pictures(model, request, self._models.loras(model, images), images)
-        finished: list[Finished] = []
+        packing: list[tuple[Picture, int, Future[bytes]]] = []
         with closing(plan.make(range(len(plan.images)))) as events:
             for event in self._while_wanted(events, set(jobs)):
                 if isinstance(event, Picture):
-                    finished.append(_finished(model, event, places[event.index]))
+                    packing.append((event, places[event.index], self._packers.submit(_packed, event)))
                     continue
-                if finished:  # of the pass before
-                    self._send(Passed(work.number, tuple(finished), False))
-                    finished = []
+                if packing:  # of the pass before
+                    self._send(Passed(work.number, tuple(_finished(model, *each) for each in packing), False))
+                    packing.clear()
                 self._tell(work, model, event, places, jobs)
-        self._send(Passed(work.number, tuple(finished), True))
+        self._send(Passed(work.number, tuple(_finished(model, *each) for each in packing), True))
 
     def _while_wanted(self, events: Generator[Event, None, None], jobs: set[str]) -> Generator[Event, None, None]:
         for event in events:
@@ -192,16 +197,20 @@ def _gathered(model: LatentDiffusion, work: Work) -> tuple[GenerateRequest, list
     return request, [images[place] for place in places], places
 
 
-def _finished(model: LatentDiffusion, picture: Picture, place: int) -> Finished:
-    recipe, source = picture.recipe, picture.source
+def _packed(picture: Picture) -> bytes:
+    source = picture.source
+    return encode_png(picture.pixels, picture.recipe, None if source is None else source.as_texts())
+
+
+def _finished(model: LatentDiffusion, picture: Picture, place: int, png: Future[bytes]) -> Finished:
     height, width = picture.pixels.shape[:2]
     return Finished(
         place,
-        encode_png(picture.pixels, recipe, None if source is None else source.as_texts()),
-        recipe.seed,
+        png.result(),
+        picture.recipe.seed,
         width,
         height,
-        recipe.reading,
+        picture.recipe.reading,
         picture.warnings,
         picture.safety is not None and picture.safety.flagged,
         _maps(model, picture),

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
@@ -20,63 +19,20 @@ from toile.web.jobs.gallery import Gallery
 from toile.web.jobs.job import PictureInfo, Reason, State
 from toile.web.jobs.live import JobQueue, LiveJob
 from toile.web.jobs.messages import Drop, Finished, Passed, Ready, Refused, Share, Stepped, Watch, Work
+from toile.web.jobs.room import Room
 from toile.web.jobs.shelf import ServedModel
+from toile.web.jobs.status import WorkerStatus, WorkshopStatus
 from toile.web.jobs.store import Store
 
 _SECONDS_BETWEEN_LOOKS = 0.25
 # A worker that is still busy so long after nobody wants its work is stuck, and is ended.
 _SECONDS_TO_NOTICE = 300.0
+# So long an idle worker waits at most for requests that are just being read, so that they are made together.
+_SECONDS_TO_GATHER = 0.1
 _SECONDS_TO_GUESS = 1.0  # a picture, before any is made
 _LONGEST_RETRY = 120
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class WorkerStatus:
-    """One worker.
-
-    Attributes:
-        device, dtype: where it computes and in which precision; "" until it is ready.
-        pid: of its process on its machine.
-        host: the name of that machine; "" for this one, and until it is ready.
-        is_ready, is_busy: whether it can make pictures, and whether it does.
-        starts: how often it was started.
-        works: that it was given.
-    """
-
-    device: str
-    dtype: str
-    pid: int | None
-    host: str
-    is_ready: bool
-    is_busy: bool
-    starts: int
-    works: int
-
-
-@dataclass(frozen=True)
-class WorkshopStatus:
-    """All workers.
-
-    Attributes:
-        workers: one by one.
-        ended: jobs since the start, by state.
-        pictures: saved since the start.
-        works: given to workers since the start; pictures / works tells how well jobs go together.
-        trouble: what the last worker that became ready could not load; "" for nothing.
-    """
-
-    workers: tuple[WorkerStatus, ...]
-    ended: Mapping[str, int]
-    pictures: int
-    works: int
-    trouble: str
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether at least one worker can begin."""
-        return any(worker.is_ready for worker in self.workers) and not self.trouble
 
 
 class Workshop:
@@ -102,6 +58,7 @@ class Workshop:
         self.queue = JobQueue()
         self._config, self._shelf, self._store, self._gallery = config, shelf, store, gallery
         self._workers = workers
+        self.room = Room(config.queue, config.per_owner, len(self._workers), self._seconds_to_room)
         self._wake_receiver, self._wake_sender = Pipe(duplex=False)
         self._idle = threading.Condition(self.lock)
         self._is_stopping = self._has_moved = False
@@ -109,6 +66,7 @@ class Workshop:
         self._ended: Counter[str] = Counter()
         self._seconds_a_picture = _SECONDS_TO_GUESS
         self._trouble = ""
+        self._gathers_until: float | None = None
         self._thread = threading.Thread(target=self._run, name="toile-workshop", daemon=True)
 
     # --------------------------------------------------------------------------------------------- from the engine
@@ -150,6 +108,7 @@ class Workshop:
         with self.lock:
             self.live[job.id] = job
             self.queue.push(job)
+            self.room.settle(job.place)
         self._wake()
 
     def end(self, job: LiveJob, state: State, error: str | None = None, reason: Reason | None = None) -> None:
@@ -158,6 +117,7 @@ class Workshop:
             if self.live.pop(job.id, None) is None:
                 return
             self.queue.remove(job)
+            self.room.leave(job.place)
             self._store.ended(job.id, state, time.time(), error, reason)
             self._ended[state] += 1
             for worker in self._workers:
@@ -179,14 +139,9 @@ class Workshop:
                 if worker.flight is not None and job.id in worker.flight.jobs:
                     worker.send(Watch(job.id))
 
-    @property
-    def num_free(self) -> int:
-        """Workers without a work, those that are still starting too."""
-        return sum(worker.flight is None for worker in self._workers)
-
-    def seconds_to_room(self) -> int:
-        """About how long it takes until a job that waits has begun, in whole seconds."""
-        flights = [worker.flight for worker in self._workers if worker.flight is not None]
+    def _seconds_to_room(self) -> int:
+        """About how long it takes until a job that waits has begun, in whole seconds. It does not ask for the lock."""
+        flights = [flight for worker in self._workers if (flight := worker.flight) is not None]
         ends = [flight.begun + len(flight.places) * self._seconds_a_picture for flight in flights]
         left = min(ends, default=0.0) - time.monotonic()
         return min(_LONGEST_RETRY, max(1, math.ceil(left)))
@@ -213,7 +168,7 @@ class Workshop:
     def _run(self) -> None:
         while True:
             connections = [worker.connection for worker in self._workers if worker.connection is not None]
-            wait([*connections, self._wake_receiver], _SECONDS_BETWEEN_LOOKS)
+            wait([*connections, self._wake_receiver], self._seconds_to_look())
             while self._wake_receiver.poll():
                 self._wake_receiver.recv_bytes()
             if self._is_stopping:
@@ -223,6 +178,11 @@ class Workshop:
             except Exception:  # a full disk, say: jobs meet their deadlines, and what comes later may go well
                 _log.exception("what workers said could not be dealt with")
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def _seconds_to_look(self) -> float:
+        if self._gathers_until is None:
+            return _SECONDS_BETWEEN_LOOKS
+        return min(_SECONDS_BETWEEN_LOOKS, max(0.0, self._gathers_until - time.monotonic()))
 
     def _turn(self) -> None:
         finished: list[tuple[Flight, Finished]] = []
@@ -267,14 +227,19 @@ class Workshop:
                 self._tell_step(flight, message)
                 continue
             if isinstance(message, Refused):
-                worker.flight = None
+                self._land(worker)
                 self._retry_or_fail(flight, message.message, "failed" if message.is_fault else "refused")
                 continue
             finished += [(flight, picture) for picture in message.pictures]
             self._count(flight, message)
             if message.is_last:
-                worker.flight = None
+                self._land(worker)
         return finished
+
+    def _land(self, worker: EngineWorker) -> None:
+        """A worker has done with what it was given."""
+        worker.flight = None
+        self.room.end_work()
 
     def _tell_step(self, flight: Flight, step: Stepped) -> None:
         rows = Counter(flight.places[place][0] for place in step.places)
@@ -339,8 +304,18 @@ class Workshop:
 
     def _give_works(self) -> None:
         for worker in self._workers:
-            if worker.is_idle and (taken := self.queue.take(self._batch_size)):
+            if worker.is_idle and self._has_gathered() and (taken := self.queue.take(self._batch_size)):
                 self._give(worker, taken)
+
+    def _has_gathered(self) -> bool:
+        """Whether what waits should be begun: not while more comes in that could go with it, unless that takes long."""
+        now = time.monotonic()
+        if self.room.num_coming and self.queue.has_room_in_batch(self._batch_size):
+            self._gathers_until = self._gathers_until or now + _SECONDS_TO_GATHER
+            if now < self._gathers_until:
+                return False
+        self._gathers_until = None
+        return True
 
     def _batch_size(self, job: LiveJob) -> int:
         request = job.added.request
@@ -355,6 +330,7 @@ class Workshop:
         shares = tuple(Share(job.id, job.added.request.wanted, numbers) for job, numbers in taken)
         places = tuple((job.id, number) for job, numbers in taken for number in numbers)
         worker.flight = Flight(self._works, places, time.monotonic())
+        self.room.begin_work([job.place for job, _ in taken])
         source = self._shelf[request.model].source
         files = request.image, request.mask, request.fit, request.mask_blur
         worker.send(Work(self._works, source, shares, *files, request.embeddings))
@@ -375,6 +351,7 @@ class Workshop:
         number = self._workers.index(worker)
         _log.warning("worker %s ended with %s%s", number, how, "" if was_ready else " before it was ready")
         if flight is not None:
+            self.room.end_work()
             self._retry_or_fail(flight, f"the worker that made it ended with {how}", "lost")
         if worker.start_at <= time.monotonic():
             worker.start()
