@@ -41,6 +41,14 @@ def test_two_jobs_are_made_at_the_same_time(two: Engine, desk: Any) -> None:
         two.cancel(job.id, desk.OWNER)
 
 
+@pytest.mark.skipif(not hasattr(os, "getpriority"), reason="priorities are those of POSIX")
+def test_workers_stand_back_behind_the_server(two: Engine) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for worker in two.status().workshop.workers:
+        assert worker.pid is not None
+        assert os.getpriority(os.PRIO_PROCESS, worker.pid) == min(own + 5, 19)
+
+
 def test_a_killed_worker_is_nothing_to_the_other_and_the_queue_is_kept(two: Engine, desk: Any) -> None:
     desk.until(lambda: not any(worker.is_busy for worker in two.status().workshop.workers))
     jobs = [desk.running(two, desk.wanted(steps=300, guidance=guidance)) for guidance in (2.0, 3.0)]

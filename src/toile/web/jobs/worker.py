@@ -42,6 +42,7 @@ from toile.web.jobs.messages import (
 )
 from toile.web.jobs.warm_models import WarmModels
 
+_NICENESS = 5  # behind the server, which has little to do, but at once
 _SECONDS_BETWEEN_STEPS = 0.05  # that are told, so that tiny models do not spend their time talking
 _SECONDS_BETWEEN_PREVIEWS = 0.5
 _SHARE_OF_PREVIEWS = 0.1  # of a worker's time at most
@@ -71,6 +72,8 @@ def run_worker(connection: Connection, config: WorkerConfig) -> None:
     # The engine decides when it is over: a terminal's Ctrl-C and a service manager's signal reach all processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
