@@ -27,19 +27,19 @@ class TrainingBody(BaseModel):
     name: str = Field(max_length=200)
     base: str | None = Field(None, max_length=300)
     pictures: str = Field(max_length=64)
-    what: str = Field("lora", max_length=20)
-    caption: str | None = None
-    trigger: str = ""
-    width: int | None = None
-    height: int | None = None
-    steps: int = 600
-    minutes: float | None = None
-    batch: int = 16
-    rate: float = 5e-4
-    rank: int = 8
-    layers: str = Field("usual", max_length=20)
+    what: str = Field(Wish.what, max_length=20)
+    caption: str | None = Wish.caption
+    trigger: str = Wish.trigger
+    width: int | None = Wish.width
+    height: int | None = Wish.height
+    steps: int = Wish.steps
+    minutes: float | None = Wish.minutes
+    batch: int = Wish.batch
+    rate: float = Wish.rate
+    rank: int = Wish.rank
+    layers: str = Field(Wish.layers, max_length=20)
     prompts: list[str] = Field(default_factory=list, max_length=100)
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(Wish.seed, ge=0, lt=2**63)
 
     def wish(self) -> Wish:
         """How to train.
