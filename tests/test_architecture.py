@@ -32,6 +32,7 @@ LAYERS = {
     "lora": 2,
     "one_shot": 2,
     "upscaler": 2,
+    "ranker": 2,
     "picture_recipe": 2,
     "generation": 3,
     "data_check": 3,

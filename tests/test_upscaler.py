@@ -96,6 +96,14 @@ def test_what_a_model_made_is_sharpened_before_it_is_enlarged() -> None:
     assert not torch.equal(made, enlarged(model))
 
 
+def test_detail_raises_what_is_added_and_nothing_else() -> None:
+    smooth, learnt, raised = (enlarged(upscaler(detail=detail)) for detail in (0.0, 1.0, 1.25))
+    torch.testing.assert_close(raised - smooth, 1.25 * (learnt - smooth))
+    assert torch.equal(learnt, enlarged(upscaler()))
+    with pytest.raises(ToileError, match="detail 2.5"):
+        upscaler(detail=2.5)
+
+
 def test_the_network_is_told_picture_and_level() -> None:
     seen = {}
 

@@ -62,7 +62,8 @@ class GenerationSettings:
             where words act, and which positions belong together; 0 to 1.
         negative: what pictures should not show; "" = nothing in particular.
         batch_size: pictures that pass the networks together, 1 to 1024.
-        noise_candidates: 1 to 64; of so many noises to begin with, the one that answers the prompt best is taken.
+        noise_candidates: 1 to 64; of so many noises to begin with, one is taken that answers the prompt, see
+            `toile.generation.noise_search`.
         word_weights: what a weight like that of (word:1.3) does: "embedding" multiplies the word's text states, as the
             A1111 web UI, "attention" what the word brings through cross-attention; see `toile.text.word_weights`.
         safety: what happens to pictures that the model's safety checker flags, if it has one: "blur" them, "refuse" to

@@ -21,6 +21,7 @@ from toile.errors import ToileError
 from toile.generation_settings import MAX_SIDE, GenerationSettings, ModelSettings
 from toile.model_files.reading import read_model
 from toile.model_folder import (
+    RANKER_FOLDER,
     SCHEDULE_NAME,
     SETTINGS_NAME,
     UPSCALER_FOLDER,
@@ -37,11 +38,13 @@ from toile.model_folder import (
     write_model_index,
 )
 from toile.models.autoencoders import Autoencoder, build_autoencoder
+from toile.models.bands import pictures_together
 from toile.models.clip import CLIPTextConfig, CLIPTextModel
 from toile.models.learned_words import with_words
 from toile.models.safety_checker import SafetyChecker, SafetyCheckerConfig
 from toile.models.unet import UNet, UNetConfig
 from toile.nn.layers import pack_weights
+from toile.ranker import Ranker
 from toile.text.reader import PromptReader
 from toile.text.rows import PromptTokens, stack_prompts, tokenize_prompt
 from toile.text.tokenizer import Tokenizer
@@ -52,7 +55,7 @@ from toile.weights.files import write_json_atomically
 from toile.weights.folder import build_empty, fill_component, load_component, read_config, save_component, write_config
 from toile.weights.mapping import Placement
 
-_PIXELS_TOGETHER = 512 * 512
+_READ_ONCE = ("facts", "safety_checker", "upscaler", "ranker")
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,13 @@ class LatentDiffusion:
         folder = self._folder_of(UPSCALER_FOLDER)
         return None if folder is None else Upscaler.load(folder, Placement(self.dtype, self.device))
 
+    @cached_property
+    def ranker(self) -> Ranker | None:
+        """What tells which of its pictures shows best what a prompt says; None if its folder has none, or no words."""
+        folder = self._folder_of(RANKER_FOLDER)
+        reader = None if folder is None else self.reader
+        return Ranker.load(folder, reader, Placement(self.dtype, self.device)) if folder and reader else None
+
     def _folder_of(self, part: str) -> Path | None:
         """Of a part that not every model has."""
         if self.origin is None or Path(self.origin).is_file():
@@ -266,9 +276,7 @@ class LatentDiffusion:
             embeddings=tuple(embeddings),
         )
         # What was read from the model's files once is not read again.
-        other.__dict__.update(
-            {name: self.__dict__[name] for name in ("facts", "safety_checker", "upscaler") if name in self.__dict__}
-        )
+        other.__dict__.update({name: self.__dict__[name] for name in _READ_ONCE if name in self.__dict__})
         return other
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
@@ -345,14 +353,6 @@ class LatentDiffusion:
         pixels = latents.shape[-2] * latents.shape[-1] * self.vae.config.downsampling**2
         parts = latents.split(pictures_together(pixels))
         return torch.cat([self.vae.decode_latents(part, in_bands).float() for part in parts])
-
-
-def pictures_together(pixels: int) -> int:
-    """How many pictures of so many pixels pass the autoencoder together: as many as one of 512x512 is large, or one.
-
-    It depends on nothing else, so that pictures are rounded alike wherever they are made again.
-    """
-    return max(1, _PIXELS_TOGETHER // pixels)
 
 
 def _form_of(prompts: Sequence[PromptTokens], word_weights: str) -> PromptForm:

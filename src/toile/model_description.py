@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ from toile.errors import ToileError
 from toile.generation_settings import GenerationSettings, ModelSettings
 from toile.model_files.reading import read_model
 from toile.model_folder import (
+    RANKER_FOLDER,
     SCHEDULE_NAME,
+    UPSCALER_FOLDER,
+    UPSCALER_NAME,
     ModelFacts,
     find_model,
     load_reader,
@@ -25,9 +28,11 @@ from toile.model_folder import (
     read_settings,
 )
 from toile.models.autoencoders import AutoencoderConfig, build_autoencoder
+from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig
 from toile.models.clip import CLIPTextConfig, CLIPTextModel
 from toile.models.unet import UNet, UNetConfig
 from toile.text.tokenizer import Tokenizer
+from toile.upscaler import UpscalerConfig
 from toile.weights.checkpoint import open_checkpoint
 from toile.weights.folder import CONFIG_NAME, build_empty, component_files, ignored_weights, read_config
 
@@ -109,12 +114,27 @@ def describe_model(model: str | Path) -> ModelDescription:
         _describe_network(folder, "text_encoder", build_empty(CLIPTextModel, text), asdict(text)),
         _describe_network(folder, "unet", build_empty(UNet, unet), asdict(unet)),
         _describe_network(folder, "vae", build_empty(build_autoencoder, vae), asdict(vae)),
+        *_describe_more(folder),
     )
     tokenizer = Tokenizer.load(folder / "tokenizer")
     schedule = NoiseSchedule(read_config(folder / "scheduler" / SCHEDULE_NAME, ScheduleConfig))
     settings, reader = read_settings(folder, unet, vae), load_reader(folder)
     described = _description(facts, str(folder), networks, vae, schedule, tokenizer, settings)
     return described if reader is None else replace(described, phrases=reader.num_phrases)
+
+
+def _describe_more(folder: Path) -> Iterator[NetworkDescription]:
+    """What not every model has: the upscaler, and what chooses among noises."""
+    upscaler = folder / UPSCALER_FOLDER
+    if upscaler.is_dir():
+        unet = read_config(upscaler / "unet" / CONFIG_NAME, UNetConfig)
+        use = asdict(read_config(upscaler / UPSCALER_NAME, UpscalerConfig))
+        yield _describe_network(folder, f"{UPSCALER_FOLDER}/unet", build_empty(UNet, unet), {**asdict(unet), **use})
+    if (folder / RANKER_FOLDER).is_dir():
+        config = read_config(folder / RANKER_FOLDER / CONFIG_NAME, AttributeClassifierConfig)
+        labels = {name: len(config.labels.of(name)) for name in config.labels.attributes}
+        shown = {"block_out_channels": config.block_out_channels, "labels": labels, "trained_on": config.trained_on}
+        yield _describe_network(folder, RANKER_FOLDER, build_empty(AttributeClassifier, config), shown)
 
 
 def _describe_file(path: Path) -> ModelDescription:

@@ -33,6 +33,7 @@ INDEX_NAME = "model_index.json"
 SETTINGS_NAME = "toile.json"
 WORDS_NAME = "words.json"
 UPSCALER_FOLDER, UPSCALER_NAME = "upscaler", "upscaler.json"
+RANKER_FOLDER = "ranker"
 SCHEDULE_NAME = "scheduler_config.json"
 _LAYOUT_VERSION = "0.35.0"  # of diffusers; its pipeline for repainting reads no index without one
 PIPELINE_CLASS = "StableDiffusionPipeline"
@@ -61,6 +62,7 @@ class ComponentHashes:
     tokenizer: str
     scheduler: str
     upscaler: str = ""
+    ranker: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def read_model_facts(model: str | Path) -> ModelFacts:
         tokenizer=_files_hash([folder / "tokenizer" / name for name in _TOKENIZER_FILES]),
         scheduler=_files_hash([folder / "scheduler" / SCHEDULE_NAME]),
         upscaler=_upscaler_hash(folder / UPSCALER_FOLDER),
+        ranker=_network_hash(folder / RANKER_FOLDER) if (folder / RANKER_FOLDER).is_dir() else "",
     )
     return ModelFacts(str(model), folder.resolve().name, _hash_of(components), components)
 

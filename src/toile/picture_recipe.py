@@ -136,6 +136,8 @@ class PictureRecipe:
         format: of this record.
         reading: the prompt in the words that the model knows, which the picture was made from; None if it was made from
             the prompt as typed. `original` and `toward` hold what was read.
+        chosen_noises: if the noise to begin with was chosen among several, which it was (0 = the seed's first), and
+            which was that of what the picture lies towards.
     """
 
     prompt: str
@@ -153,12 +155,17 @@ class PictureRecipe:
     noise: str = NOISE
     format: int = FORMAT
     reading: str | None = None
+    chosen_noises: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ToileError(f"recipe format {self.format} is unknown to this version, which reads {FORMAT}")
         if not 0 <= self.batch_row < self.batch_rows:
             raise ToileError(f"batch_row {self.batch_row} must be below batch_rows {self.batch_rows}")
+        if self.chosen_noises and len(self.chosen_noises) != (1 if self.toward is None else 2):
+            raise ToileError(f"chosen_noises {self.chosen_noises}: one for each end that a picture has")
+        for number in self.chosen_noises:
+            check_whole("chosen noise", number, 0, self.settings.noise_candidates - 1)
 
     @property
     def text(self) -> str:

@@ -50,6 +50,7 @@ def third_node(nodes: Cluster) -> Iterator[Any]:
     yield node
     if node in nodes.worker_nodes:
         nodes.remove_node(node)
+    nodes.wait_for_nodes()  # a lost one counts as up until its silence is noticed
 
 
 @pytest.fixture(scope="session")

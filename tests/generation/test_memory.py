@@ -17,7 +17,7 @@ from toile.generation.replay import replay
 from toile.generation.request import GenerateRequest
 from toile.generation.source import SourceImage
 from toile.generation_settings import GenerationSettings
-from toile.latent_diffusion import LatentDiffusion, pictures_together
+from toile.latent_diffusion import LatentDiffusion
 from toile.models import bands
 from toile.models.vae import SD15_VAE
 from toile.picture_recipe import read_recipe
@@ -99,7 +99,7 @@ def test_large_pictures_are_decoded_one_after_the_other(
     handle = tiny_model.vae.decoder.register_forward_pre_hook(lambda _, given: counts.append(len(given[0])))
     latents = torch.randn(5, 4, 10, 8, generator=torch.Generator().manual_seed(0))
     together = tiny_model.decode_latents(latents)
-    monkeypatch.setattr("toile.latent_diffusion._PIXELS_TOGETHER", 2 * 40 * 32)
+    monkeypatch.setattr("toile.models.bands._PIXELS_TOGETHER", 2 * 40 * 32)
     apart = tiny_model.decode_latents(latents)
     handle.remove()
     assert counts == [5, 2, 2, 1]
@@ -107,7 +107,7 @@ def test_large_pictures_are_decoded_one_after_the_other(
 
 
 def test_sixteen_large_pictures_need_the_memory_of_one() -> None:
-    assert [pictures_together(side * side) for side in (64, 256, 512, 768, 8192)] == [64, 4, 1, 1, 1]
+    assert [bands.pictures_together(side * side) for side in (64, 256, 512, 768, 8192)] == [64, 4, 1, 1, 1]
 
 
 @pytest.mark.parametrize(("in_bands", "measured"), [(False, 835), (True, 505)])

@@ -112,7 +112,7 @@ def generate(
         model: the name of the bundled model, or a model folder.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: auto, float32, bfloat16 or float16.
-        init_noise: search:8 begins with that of 8 noises which answers all words of the prompt best.
+        init_noise: search:8 begins with that of 8 noises whose picture answers the prompt best, plain with the first.
         word_weights: what weights act on: embedding (the words' states) or attention (how much they add).
         safety: what happens to pictures that the model's safety checker flags: blur, refuse, report, or off.
         lora: a LoRA by name or path and how strongly it acts, as in monet:0.8 (without a number 1); may be given

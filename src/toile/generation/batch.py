@@ -5,7 +5,7 @@ Shapes: B rows of a batch, C x h x w latents, H x W pictures, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,14 +16,15 @@ from toile.data.images import pixels_from_images
 from toile.diffusion.denoiser import Denoiser, DenoiserLike, Network
 from toile.diffusion.guidance import ClassifierFreeGuidance, ScaledNetwork
 from toile.diffusion.inpainting import InpaintingNetwork, KnownRegion
-from toile.diffusion.noise import ImageNoise, noise_between
+from toile.diffusion.noise import ImageNoise
 from toile.diffusion.samplers import SamplerStep, ddim, dpmpp_2m_sde, euler_ancestral, find_sampler
 from toile.diffusion.samplers.steps import Denoise, NoiseSource
 from toile.diffusion.schedule import start_latents
 from toile.errors import ToileError
 from toile.generation.approximations import DeepCache, TemporalGate
 from toile.generation.attention_control import EditedAttention
-from toile.generation.noise_search import best_candidate, candidate_draw
+from toile.generation.noise_search import best_answered, candidate_draw, first_good, sketch_settings
+from toile.generation.prompt_forms import form_of
 from toile.generation.prompt_to_prompt import EditShares, PromptToPrompt, align
 from toile.generation.request import ImageRequest
 from toile.generation.source import EncodedSource, SourceImage, encode_source, steps_of_strength
@@ -31,7 +32,7 @@ from toile.generation.word_maps import WordMaps
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion, PromptForm
 from toile.lora import LoRA, ModelAdaptation
-from toile.models.safety_checker import SafetyScores
+from toile.models.safety_checker import SafetyScores, blurred
 from toile.text.rows import tokenize_prompt
 
 _SAMPLERS_WITH_ETA = {"ddim": ddim, "euler_ancestral": euler_ancestral, "dpmpp_2m_sde": dpmpp_2m_sde}
@@ -72,11 +73,13 @@ class Made:
         pixels: (B, H, W, 3) uint8.
         maps: (B, L, h, w) float32, how much each position looked at each token, if that was asked for.
         safety: what the model's safety checker says of each picture, if it was asked.
+        chosen_noises: of each picture, see `PictureRecipe`.
     """
 
     pixels: Tensor
     maps: Tensor | None
     safety: tuple[SafetyScores, ...] | None
+    chosen_noises: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +91,14 @@ class _Pass:
         sigmas: (N + 1,).
         noise: of the sampler's steps.
         source: what the picture began with.
+        chosen: for each image the numbers of the noises it begins with, if they were chosen among several.
     """
 
     x: Tensor
     sigmas: Tensor
     noise: NoiseSource
     source: EncodedSource | None = None
+    chosen: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,8 @@ class Batch:
         safety = self._checked(model, images)
         if safety is not None and self.settings.safety == "blur":
             images = torch.stack([blurred(i) if s.flagged else i for i, s in zip(images, safety, strict=True)])
-        return Made(pixels_from_images(images).cpu(), self._shown_maps(model, maps), safety)
+        chosen = start.chosen or ((),) * len(self.images)
+        return Made(pixels_from_images(images).cpu(), self._shown_maps(model, maps), safety, chosen)
 
     def _shown_maps(self, model: LatentDiffusion, maps: WordMaps | None) -> Tensor | None:
         """The maps, over what finished pictures show."""
@@ -188,7 +194,11 @@ class Batch:
     def _word_maps(self, model: LatentDiffusion) -> WordMaps | None:
         if not self.with_maps:
             return None
-        return WordMaps(len(self.images), model.latent_shape(self.settings.width, self.settings.height)[1:])
+        return WordMaps(len(self.images), self._shape(model)[1:])
+
+    def _shape(self, model: LatentDiffusion) -> tuple[int, int, int]:
+        """(C, h, w) of the latents that the first pass makes."""
+        return model.latent_shape(self.settings.width, self.settings.height)
 
     def _of_images(self, rows: Tensor) -> Tensor:
         return rows[1::2] if self.is_edit else rows
@@ -220,12 +230,14 @@ class Batch:
 
     def _first_pass(self, model: LatentDiffusion) -> _Pass:
         settings = self.settings
-        noise = self._noise(model.latent_shape(settings.width, settings.height))
+        shape = self._shape(model)
+        noise = self._noise(shape)
         sigmas = model.schedule.sampling_sigmas(settings.steps, settings.spacing)
         source = self._encoded_source(model)
         if source is None or settings.strength == 1:
-            start = start_latents(noise(0), sigmas[0]).to(model.device)
-            return _Pass(self._searched(model, start, sigmas[0], noise), sigmas, noise, source)
+            chosen = self._chosen_noises(model, source)
+            start = start_latents(self._first_noise(shape, chosen), sigmas[0]).to(model.device)
+            return _Pass(start, sigmas, noise, source, chosen)
         sigmas = steps_of_strength(sigmas, settings.strength)
         return _Pass(source.latents + noise(0).to(model.device) * float(sigmas[0]), sigmas, noise, source)
 
@@ -234,23 +246,53 @@ class Batch:
             return None
         return encode_source(model, self.source, self._in_bands, is_enlarged=self.settings.upscale is True)
 
-    def _searched(self, model: LatentDiffusion, start: Tensor, sigma: Tensor, noise: NoiseSource) -> Tensor:
-        """For each row the start, among as many as the settings ask for, that answers its prompt best."""
+    def _first_noise(self, shape: tuple[int, int, int], chosen: tuple[tuple[int, ...], ...]) -> Tensor:
+        """What the rows begin with: draw 0, or those that were chosen; both rows of an edit begin alike."""
+        if not chosen:
+            return self._noise(shape)(0)
+        of_rows = [numbers for numbers in chosen for _ in range(2 if self.is_edit else 1)]
+        draws = [tuple(map(candidate_draw, numbers)) for numbers in of_rows]
+        return torch.cat([row.noise(shape, numbers) for row, numbers in zip(self.rows, draws, strict=True)])
+
+    def _chosen_noises(self, model: LatentDiffusion, source: EncodedSource | None) -> tuple[tuple[int, ...], ...]:
+        """For each image the best of the noises at either end; () if there is nothing to choose from."""
         if self.settings.noise_candidates == 1:
-            return start
-        others = [
-            start_latents(noise(candidate_draw(number)), sigma).to(model.device)
-            for number in range(1, self.settings.noise_candidates)
-        ]
-        candidates = torch.stack([start, *others], dim=1)  # (rows, K, C, h, w)
-        form = form_of(self.images, model, self.settings)
-        denoiser = Denoiser(model.unet, model.schedule, model.dtype)
-        chosen = []
-        for row, of_row in zip(self.rows, candidates, strict=True):
-            encoded = model.encode_prompts([row.prompt], self.settings.word_weights, form)
-            best = best_candidate(denoiser, model.unet, of_row, sigma, encoded.states, encoded.tokens[0])
-            chosen.append(of_row[best])
-        return torch.stack(chosen)
+            return ()
+        ends = dict.fromkeys(end for image in self.images if not image.chosen_noises for end in image.ends)
+        best = {end: self._best_noise(model, source, *end) for end in ends}
+        return tuple(image.chosen_noises or tuple(best[end] for end in image.ends) for image in self.images)
+
+    def _best_noise(self, model: LatentDiffusion, source: EncodedSource | None, prompt: str, seed: int) -> int:
+        """The number of the candidate that answers a prompt best, whatever else is in the batch."""
+        settings, count = self.settings, self.settings.noise_candidates
+        shape = self._shape(model)
+        if model.ranker is not None and not model.ranker.wanted(prompt):
+            return 0
+        noise = ImageNoise([seed], shape)
+        candidates = torch.cat([noise.draw(candidate_draw(number)) for number in range(count)])
+        if model.ranker is None:
+            sigma = model.schedule.sampling_sigmas(settings.steps, settings.spacing)[0]
+            encoded = model.encode_prompts([prompt], settings.word_weights, form_of(self.images, model, settings))
+            denoiser = Denoiser(model.unet, model.schedule, model.dtype)
+            x = start_latents(candidates, sigma).to(model.device)
+            return best_answered(denoiser, model.unet, x, sigma, encoded.states, encoded.tokens[0])
+        ranker, image = model.ranker, ImageRequest(prompt, seed)
+
+        def scores(noise: Tensor) -> Tensor:
+            sketches = replace(self, images=(image,) * len(noise), settings=sketch_settings(settings))
+            return ranker.scores(sketches._sketched(model, noise, source), prompt)
+
+        return first_good(scores, candidates)
+
+    def _sketched(self, model: LatentDiffusion, noise: Tensor, source: EncodedSource | None) -> Tensor:
+        """Images (B, 3, H, W) from this noise, without second pass and enlarging."""
+        sigmas = model.schedule.sampling_sigmas(self.settings.steps, self.settings.spacing)
+        start = _Pass(start_latents(noise, sigmas[0]).to(model.device), sigmas, self._noise(self._shape(model)), source)
+        denoise = self._denoise(model, start, None)
+        x = start.x
+        for step in _run_sampler(self.settings, denoise, x, sigmas, start.noise):
+            x = step.x
+        return model.decode_latents(x, self._in_bands)
 
     def _second_pass(self, model: LatentDiffusion, x: Tensor) -> _Pass:
         """Image-to-image from the enlarged result of the first pass."""
@@ -268,17 +310,8 @@ class Batch:
         return steps_of_strength(sigmas, self.settings.hires_strength)
 
     def _noise(self, shape: tuple[int, int, int]) -> NoiseSource:
-        rows = self.rows
-        own = ImageNoise([row.seed for row in rows], shape)
-        if not any(row.toward for row in rows):
-            return own.draw
-        other = ImageNoise([row.seed if row.toward is None else row.toward.seed for row in rows], shape)
-
-        def between(index: int) -> Tensor:
-            pairs = zip(own.draw(index).split(1), other.draw(index).split(1), rows, strict=True)
-            return torch.cat([noise_between(a, b, row.toward.share if row.toward else 0.0) for a, b, row in pairs])
-
-        return between
+        """The draws of all rows, (rows, *shape)."""
+        return lambda index: torch.cat([row.noise(shape, (index, index)) for row in self.rows])
 
     # ---------------------------------------------------------------------------------------- what guides the sampler
 
@@ -314,14 +347,15 @@ class Batch:
         return model.unet if settings.deepcache == 1 else DeepCache(model.unet, settings.deepcache)
 
     def _encoded(self, model: LatentDiffusion, form: PromptForm) -> Tensor:
-        rows, weights = self.rows, self.settings.word_weights
-        states = model.encode_prompts([row.prompt for row in rows], weights, form).states
-        if not any(row.toward for row in rows):
-            return states
-        others = [row.prompt if row.toward is None else row.toward.prompt for row in rows]
-        other = model.encode_prompts(others, weights, form).states
-        shares = states.new_tensor([row.toward.share if row.toward else 0.0 for row in rows])
-        return states.lerp(other, shares.view(-1, *[1] * (states.ndim - 1)))
+        """Text states of all rows; a prompt that many have is encoded once."""
+        pairs = [(row.prompt, row.prompt if row.toward is None else row.toward.prompt) for row in self.rows]
+        prompts = list(dict.fromkeys(prompt for pair in pairs for prompt in pair))
+        states = model.encode_prompts(prompts, self.settings.word_weights, form).states
+        own, other = (states[[prompts.index(prompt) for prompt in column]] for column in zip(*pairs, strict=True))
+        if not any(row.toward for row in self.rows):
+            return own
+        shares = states.new_tensor([row.toward.share if row.toward else 0.0 for row in self.rows])
+        return own.lerp(other, shares.view(-1, *[1] * (states.ndim - 1)))
 
     def _editing(
         self, denoiser: DenoiserLike, model: LatentDiffusion, form: PromptForm, sigmas: Tensor
@@ -346,34 +380,6 @@ def check_self_guided(settings: GenerationSettings) -> None:
                 f"{name} is {getattr(settings, name)!r}: this model was distilled and guides itself, in few steps and "
                 "as it learnt to; leave it out, or use the model it was distilled from"
             )
-
-
-def blurred(image: Tensor) -> Tensor:
-    """An image (3, H, W) in which only large areas of colour are left: a sixteenth of the size, enlarged again."""
-    height, width = image.shape[-2:]
-    small = F.interpolate(image[None], (max(1, height // 16), max(1, width // 16)), mode="area")
-    return F.interpolate(small, (height, width), mode="bicubic", align_corners=False)[0]
-
-
-def form_of(images: Sequence[ImageRequest], model: LatentDiffusion, settings: GenerationSettings) -> PromptForm:
-    """The form that all prompts of these images have together, with the negative one if there is guidance."""
-    texts = [text for image in images for text in image.texts]
-    return model.prompt_form(texts if settings.guidance == 1 else [*texts, settings.negative], settings.word_weights)
-
-
-def of_one_form(
-    images: Sequence[ImageRequest], model: LatentDiffusion, settings: GenerationSettings
-) -> tuple[ImageRequest, ...]:
-    """The images up to the first with other LoRAs, or whose prompt has another form: padding it would change it, or
-    the others.
-    """
-    forms: dict[tuple[str, ...], PromptForm] = {}
-    for number, image in enumerate(images):
-        if image.texts not in forms:
-            forms[image.texts] = form_of([image], model, settings)
-        if forms[image.texts] != forms[images[0].texts] or image.loras != images[0].loras:
-            return tuple(images[:number])
-    return tuple(images)
 
 
 def _run_sampler(

@@ -7,9 +7,9 @@ from dataclasses import replace
 from toile.device import available_bytes
 from toile.errors import ToileError
 from toile.generation_settings import GenerationSettings
-from toile.latent_diffusion import LatentDiffusion, pictures_together
+from toile.latent_diffusion import LatentDiffusion
 from toile.models.autoencoders import AutoencoderConfig
-from toile.models.bands import BAND_POSITIONS
+from toile.models.bands import BAND_POSITIONS, pictures_together
 from toile.models.pixel_space import PixelSpaceConfig
 from toile.models.unet import UNetConfig
 

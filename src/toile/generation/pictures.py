@@ -23,8 +23,9 @@ from toile.device import dtype_name
 from toile.diffusion.samplers import find_sampler
 from toile.embeddings import with_embeddings
 from toile.errors import ToileError, WorkFailedError
-from toile.generation.batch import Batch, GenerateStep, Made, of_one_form
+from toile.generation.batch import Batch, GenerateStep, Made
 from toile.generation.memory import check_memory, needs_bands
+from toile.generation.prompt_forms import of_one_form
 from toile.generation.reading import read_images
 from toile.generation.request import GenerateRequest, ImageRequest
 from toile.generation.source import SourceImage, blank_source
@@ -177,7 +178,10 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source:
     check_memory(model, settings)
     uses = tuple(LoRAUse(whereabouts(lora), lora.strength) for lora in recipe.loras)
     typed = None if recipe.reading is None else recipe.prompt
-    images = [ImageRequest(recipe.text, recipe.seed, recipe.original, recipe.toward, uses, typed)] * rows
+    image = ImageRequest(
+        recipe.text, recipe.seed, recipe.original, recipe.toward, uses, typed, recipe.chosen_noises
+    )
+    images = [image] * rows
     plan = PicturePlan(model, images, settings, source, load_loras(model, images))
     events = plan.make(range(rows))
     pictures = [event for event in events if isinstance(event, Picture)]
@@ -291,6 +295,7 @@ def _pictures(batch: Batch, made: Made, model: LatentDiffusion, retried: bool) -
             len(batch.images),
             row,
             reading=None if image.typed is None else image.prompt,
+            chosen_noises=made.chosen_noises[row],
         )
         cut = tokenize_prompt(model.tokenizer, image.prompt).cut
         warnings = [_cut_warning("prompt", cut)] if cut else []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
-from toile.diffusion.noise import NUM_SEEDS, image_seeds
+from torch import Tensor
+
+from toile.diffusion.noise import NUM_SEEDS, ImageNoise, image_seeds, noise_between
 from toile.errors import ToileError
 from toile.generation.source import SourceImage
 from toile.generation_settings import GenerationSettings, check_prompt, check_text, check_whole
@@ -20,6 +22,7 @@ class ImageRequest:
     """One picture of a request; the fields are those of its recipe.
 
     `typed` is the prompt as a person wrote it, where `prompt` is what the model reads in it; None where they are one.
+    `chosen_noises` is empty until they are chosen.
     """
 
     prompt: str
@@ -28,6 +31,25 @@ class ImageRequest:
     toward: Toward | None = None
     loras: tuple[LoRAUse, ...] = ()
     typed: str | None = None
+    chosen_noises: tuple[int, ...] = ()
+
+    @property
+    def ends(self) -> tuple[tuple[str, int], ...]:
+        """Prompts and seeds whose pictures decide which noises it begins with: what leads, and what it lies towards."""
+        own = (self.prompt if self.original is None else self.original, self.seed)
+        return (own,) if self.toward is None else (own, (self.toward.prompt, self.toward.seed))
+
+    def noise(self, shape: tuple[int, int, int], draws: tuple[int, ...]) -> Tensor:
+        """(1, *shape) of its seed's draw, or on the way from there to a draw of what it lies towards.
+
+        Args:
+            shape: (C, h, w).
+            draws: numbers of the draws, of either end.
+        """
+        own = ImageNoise([self.seed], shape).draw(draws[0])
+        if self.toward is None:
+            return own
+        return noise_between(own, ImageNoise([self.toward.seed], shape).draw(draws[1]), self.toward.share)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -103,10 +125,8 @@ class GenerateRequest:
             check_prompt(f"prompt {number}", prompt)
         if self.original is not None:
             check_prompt("original", self.original)
-            if self.maps or self.source is not None or self.toward is not None or (self.noise_candidates or 1) > 1:
-                raise ToileError(
-                    "an edit of another prompt's picture goes with no maps, source, toward or noise search"
-                )
+            if self.maps or self.source is not None or self.toward is not None:
+                raise ToileError("an edit of another prompt's picture goes with no maps, source or toward")
         if self.toward is not None:
             check_prompt("toward", self.toward.prompt)
         self._check_tags()

@@ -24,6 +24,7 @@ from toile.nn.layers import Conv2d, GroupNorm
 
 BAND_POSITIONS = 2**15
 """How many positions a band has, at most; but at least one row."""
+_PIXELS_TOGETHER = 512 * 512
 
 
 class _Rows(Protocol):
@@ -205,3 +206,11 @@ def _statistics(num_groups: int, source: _Rows) -> tuple[Tensor, Tensor]:
     each, weights = torch.stack(means), means[0].new_tensor(shares)[:, None]
     mean = (weights * each).sum(0)
     return mean, (weights * (torch.stack(variances) + (each - mean).square())).sum(0)
+
+
+def pictures_together(pixels: int) -> int:
+    """How many pictures of so many pixels pass the autoencoder together: as many as one of 512x512 is large, or one.
+
+    It depends on nothing else, so that pictures are rounded alike wherever they are made again.
+    """
+    return max(1, _PIXELS_TOGETHER // pixels)

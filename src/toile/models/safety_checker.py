@@ -134,3 +134,10 @@ def clip_input(images: Tensor, size: tuple[int, int]) -> Tensor:
 def _similarity(embeds: Tensor, others: Tensor) -> Tensor:
     """Cosines (B, number of others), float32."""
     return embeds.float() @ F.normalize(others.float(), dim=-1).T
+
+
+def blurred(image: Tensor) -> Tensor:
+    """An image (3, H, W) in which only large areas of colour are left: a sixteenth of the size, enlarged again."""
+    height, width = image.shape[-2:]
+    small = F.interpolate(image[None], (max(1, height // 16), max(1, width // 16)), mode="area")
+    return F.interpolate(small, (height, width), mode="bicubic", align_corners=False)[0]

@@ -1,0 +1,175 @@
+"""Of several noises a picture begins with the one whose sketch shows best what the prompt says, and keeps it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toile.data.images import images_from_pixels
+from toile.errors import ToileError
+from toile.generation.noise_search import first_good
+from toile.generation.pictures import Picture, generate, remake
+from toile.generation.replay import replay
+from toile.generation.request import GenerateRequest
+from toile.latent_diffusion import LatentDiffusion
+from toile.model_folder import RANKER_FOLDER, WORDS_NAME, read_model_facts
+from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig, AttributeLabels
+from toile.picture_recipe import Toward, read_recipe
+from toile.ranker import Ranker
+from toile.text.reader import PromptReader
+from toile.text.word_tables import ArticleCounts, WordTables
+from toile.weights.folder import save_component
+
+LABELS = AttributeLabels(("Belts", "Dresses"), ("Red", "Maroon", "Burgundy", "Blue"), ("Men", "Women"))
+TABLES = WordTables(
+    known={"red": 9, "maroon": 9, "dress": 9, "shirt": 9, "for": 9, "women": 9},
+    meanings={
+        "colour": {"red": ("red",), "maroon": ("maroon",), "burgundy": ("maroon",)},
+        "article": {"dress": ("dress",), "shirt": ("shirt",), "frock": ("dress",)},
+        "people": {"women": ("women",), "wife": ("women",)},
+    },
+    articles={
+        "dress": ArticleCounts("Dresses", "Apparel", 10, {}, {}, {}),
+        "shirt": ArticleCounts("Shirts", "Apparel", 10, {}, {}, {}),
+    },
+    silent=("a", "my", "for", "and"),
+    no_slips=(),
+)
+PROMPT = "red dress for women"
+NUM = 6
+
+
+@pytest.fixture(scope="module")
+def classifier() -> AttributeClassifier:
+    torch.manual_seed(0)
+    network = AttributeClassifier(AttributeClassifierConfig((8, 16), 4, LABELS))
+    for head in network.heads.values():
+        torch.nn.init.normal_(head.weight, std=20.0)  # type: ignore[arg-type]  # so that like pictures differ
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def model(
+    tiny_folder: Path, classifier: AttributeClassifier, tmp_path_factory: pytest.TempPathFactory
+) -> LatentDiffusion:
+    folder = tmp_path_factory.mktemp("ranking") / "tiny"
+    shutil.copytree(tiny_folder, folder)
+    (folder / WORDS_NAME).write_text(json.dumps(asdict(TABLES)), encoding="utf-8")
+    save_component(folder / RANKER_FOLDER, classifier, classifier.config, {}, torch.float32)
+    assert read_model_facts(folder).hash != read_model_facts(tiny_folder).hash
+    return LatentDiffusion.load(folder, device="cpu", dtype="float32")
+
+
+def made(model: LatentDiffusion, prompt: str = PROMPT, **given: object) -> list[Picture]:
+    """Made as sketches are, which are then the pictures themselves."""
+    plain = {"seed": 3, "steps": 4, "guidance": 1.0, "noise_candidates": NUM}
+    request = GenerateRequest((prompt,), **{**plain, **given})  # type: ignore[arg-type]
+    return [event for event in generate(model, request) if isinstance(event, Picture)]
+
+
+def test_what_a_prompt_names_is_found_among_the_labels(classifier: AttributeClassifier) -> None:
+    ranker = Ranker(classifier, PromptReader(TABLES))
+    everything = {"article_type": (1,), "base_colour": (1, 2), "gender": (1,)}
+    assert ranker.wanted("a burgundy frock for my wife") == everything
+    assert ranker.wanted("shirt") == {"article_type": (2,)}  # all other types
+    assert ranker.wanted("red and maroon") == {"base_colour": (0, 1, 2)}
+    assert ranker.wanted("what else") == {}
+
+
+def test_a_score_is_the_least_probability_of_what_is_named(classifier: AttributeClassifier) -> None:
+    images = torch.rand(3, 3, 32, 24) * 2 - 1
+    outputs = {name: logits.softmax(1) for name, logits in classifier(images).items()}
+    named = outputs["article_type"][:, 1], outputs["base_colour"][:, 1:3].sum(1), outputs["gender"][:, 1]
+    ranker = Ranker(classifier, PromptReader(TABLES))
+    torch.testing.assert_close(ranker.scores(images, "maroon dress for women"), torch.stack(named).amin(0).detach())
+    assert ranker.scores(images, "what else").tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "chosen", "looked_at"),
+    [
+        ([0.1, 0.2, 0.6, 0.9, 0.99, 0.1], 2, 4),
+        ([0.1, 0.2, 0.3, 0.4, 0.2, 0.5], 5, 6),
+        ([0.1, 0.2, 0.49, 0.4, 0.2, 0.3], 2, 6),
+        ([0.7], 0, 1),
+    ],
+)
+def test_the_first_that_is_good_is_taken_or_the_best(
+    probabilities: list[float], chosen: int, looked_at: int
+) -> None:
+    seen: list[float] = []
+
+    def scores(noise: torch.Tensor) -> torch.Tensor:
+        seen.extend(noise.flatten().tolist())
+        return noise.flatten()
+
+    noise = torch.tensor(probabilities, dtype=torch.float64)
+    assert first_good(scores, noise.view(-1, 1, 1, 1)) == chosen
+    assert seen == probabilities[:looked_at]
+
+
+def test_the_picture_of_the_chosen_noise_is_made(model: LatentDiffusion) -> None:
+    assert model.ranker is not None
+    for picture in made(model, num_images=3):
+        chosen, seed = picture.recipe.chosen_noises, picture.recipe.seed
+        others = [_with_noise(model, picture, number) for number in range(NUM)]
+        scores = model.ranker.scores(images_from_pixels(torch.stack(others)), PROMPT).tolist()
+        good = [number for number, score in enumerate(scores) if score >= 0.5]
+        assert chosen == ((good or [scores.index(max(scores))])[0],), seed
+        assert np.array_equal(others[chosen[0]].numpy(), picture.pixels)
+    assert len({picture.recipe.chosen_noises for picture in made(model, num_images=5)}) > 1
+
+
+def _with_noise(model: LatentDiffusion, picture: Picture, number: int) -> torch.Tensor:
+    recipe = replace(picture.recipe, chosen_noises=(number,), batch_rows=1, batch_row=0)
+    return torch.from_numpy(remake(model, recipe).pixels)
+
+
+def test_the_choice_is_the_pictures_own_whatever_else_is_made(model: LatentDiffusion) -> None:
+    together = made(model, num_images=3, batch_size=3)
+    alone = [made(model, seed=3 + number)[0] for number in range(3)]
+    assert [one.recipe.chosen_noises for one in together] == [one.recipe.chosen_noises for one in alone]
+
+
+def test_replay_chooses_nothing_anew(model: LatentDiffusion, tiny_model: LatentDiffusion, tmp_path: Path) -> None:
+    picture = next(one for one in made(model, num_images=5) if one.recipe.chosen_noises != (0,))
+    picture.save(tmp_path / "a.png")
+    assert read_recipe(tmp_path / "a.png") == picture.recipe
+    assert replay(tmp_path / "a.png", model).identical
+    assert replay(tmp_path / "a.png", tiny_model).identical  # which has no ranker
+
+
+@pytest.mark.parametrize("prompt", ["", "what else"])
+def test_where_nothing_is_named_the_first_noise_stays(model: LatentDiffusion, prompt: str) -> None:
+    [searched], [plain] = made(model, prompt), made(model, prompt, noise_candidates=1)
+    assert np.array_equal(searched.pixels, plain.pixels)
+    assert (searched.recipe.chosen_noises, plain.recipe.chosen_noises) == ((0,), ())
+
+
+def test_ways_between_pictures_begin_and_end_with_them(model: LatentDiffusion, tmp_path: Path) -> None:
+    other = "maroon dress"
+    [own], [end] = made(model), made(model, other, seed=9)
+    first, last = (made(model, toward=Toward(other, 9, share))[0] for share in (0.0, 1.0))
+    assert first.recipe.chosen_noises == (*own.recipe.chosen_noises, *end.recipe.chosen_noises)
+    assert np.array_equal(first.pixels, own.pixels) and np.array_equal(last.pixels, end.pixels)
+    [between] = made(model, toward=Toward(other, 9, 0.4))
+    between.save(tmp_path / "a.png")
+    assert replay(tmp_path / "a.png", model).identical
+
+
+def test_an_edit_begins_like_the_picture_that_leads_it(model: LatentDiffusion) -> None:
+    [led], [leading] = made(model, "maroon dress", original=PROMPT), made(model)
+    assert led.recipe.chosen_noises == leading.recipe.chosen_noises
+
+
+def test_a_choice_that_was_none_is_refused(model: LatentDiffusion) -> None:
+    [picture] = made(model)
+    for numbers, message in (((NUM,), "allowed"), ((0, 1), "one for each end")):
+        with pytest.raises(ToileError, match=message):
+            replace(picture.recipe, chosen_noises=numbers)
