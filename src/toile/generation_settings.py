@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from toile.diffusion.samplers import find_sampler
@@ -225,6 +225,11 @@ class ModelSettings:
         if not self.qualities:
             raise ToileError(f"quality is {name!r}, but this model names no qualities; say steps, sampler and guidance")
         raise ToileError(f"quality is {name!r}; allowed for this model: {', '.join(self.qualities)}")
+
+    def unranked(self) -> ModelSettings:
+        """The same for a copy of the model without its ranker: pictures begin with the first noise."""
+        first = {name: replace(settings, noise_candidates=1) for name, settings in self.qualities.items()}
+        return ModelSettings(replace(self.defaults, noise_candidates=1), first)
 
     def _changes(self) -> dict[str, dict[str, Any]]:
         """Of each quality, what is not as in the defaults."""

@@ -55,7 +55,7 @@ from toile.weights.files import write_json_atomically
 from toile.weights.folder import build_empty, fill_component, load_component, read_config, save_component, write_config
 from toile.weights.mapping import Placement
 
-_READ_ONCE = ("facts", "safety_checker", "upscaler", "ranker")
+_READ_ONCE = ("facts", "safety_checker", "upscaler", "ranker")  # from a model's files, whatever words it learns
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class LatentDiffusion:
         notes: what a file did not say itself and was told from something else, a sentence each.
         embeddings: files of learned words that the tokenizer and the text encoder know besides their own.
         reader: says prompts in the words the model learnt; None leaves them as they are typed. `save` does not write
-            its tables: a model that learns further learns other words.
+            its tables, nor the ranker that goes by them: a model that learns further learns other words.
         qualities: settings by name, between which people choose instead of the defaults.
 
     Raises:
@@ -187,7 +187,9 @@ class LatentDiffusion:
         save_component(folder / "text_encoder", self.text_encoder, text, constants, dtype, "model.safetensors")
         self.tokenizer.save(folder / "tokenizer")
         write_config(folder / "scheduler" / SCHEDULE_NAME, self.schedule.config, schedule_constants())
-        write_json_atomically(folder / SETTINGS_NAME, ModelSettings(self.defaults, self.qualities).as_json())
+        settings = ModelSettings(self.defaults, self.qualities)
+        settings = settings if self._folder_of(RANKER_FOLDER) is None else settings.unranked()
+        write_json_atomically(folder / SETTINGS_NAME, settings.as_json())
         write_model_index(folder)
 
     def settings_of(self, quality: str | None) -> GenerationSettings:
@@ -246,8 +248,7 @@ class LatentDiffusion:
     def in_float32(self) -> LatentDiffusion:
         """The same model in float32: read anew from its files, or converted if it has none."""
         if self.origin is not None:
-            tokenizer = self.tokenizer.with_words({})
-            single = LatentDiffusion.load(self.origin, str(self.device), "float32", tokenizer)
+            single = LatentDiffusion.load(self.origin, str(self.device), "float32", self.tokenizer.with_words({}))
             return single.with_embeddings(self.embeddings)
         vae, text_encoder, unet = copy.deepcopy((self.vae, self.text_encoder, self.unet))
         return replace(self, vae=vae.float(), text_encoder=text_encoder.float(), unet=unet.float())
@@ -275,7 +276,6 @@ class LatentDiffusion:
             text_encoder=with_words(self.text_encoder, learned),
             embeddings=tuple(embeddings),
         )
-        # What was read from the model's files once is not read again.
         other.__dict__.update({name: self.__dict__[name] for name in _READ_ONCE if name in self.__dict__})
         return other
 

@@ -17,13 +17,16 @@ from toile.generation.noise_search import first_good
 from toile.generation.pictures import Picture, generate, remake
 from toile.generation.replay import replay
 from toile.generation.request import GenerateRequest
+from toile.generation_settings import ModelSettings
 from toile.latent_diffusion import LatentDiffusion
+from toile.model_files.folder import read_folder
 from toile.model_folder import RANKER_FOLDER, WORDS_NAME, read_model_facts
 from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig, AttributeLabels
 from toile.picture_recipe import Toward, read_recipe
 from toile.ranker import Ranker
 from toile.text.reader import PromptReader
 from toile.text.word_tables import ArticleCounts, WordTables
+from toile.weights.files import write_json_atomically
 from toile.weights.folder import save_component
 
 LABELS = AttributeLabels(("Belts", "Dresses"), ("Red", "Maroon", "Burgundy", "Blue"), ("Men", "Women"))
@@ -94,9 +97,9 @@ def test_a_score_is_the_least_probability_of_what_is_named(classifier: Attribute
 @pytest.mark.parametrize(
     ("probabilities", "chosen", "looked_at"),
     [
-        ([0.1, 0.2, 0.6, 0.9, 0.99, 0.1], 2, 4),
-        ([0.1, 0.2, 0.3, 0.4, 0.2, 0.5], 5, 6),
-        ([0.1, 0.2, 0.49, 0.4, 0.2, 0.3], 2, 6),
+        ([0.1, 0.2, 0.6, 0.9, 0.99, 0.1, 0.1, 0.1, 0.9, 0.8], 2, 8),
+        ([0.1, 0.2, 0.3, 0.4, 0.2, 0.1, 0.1, 0.1, 0.1, 0.5], 9, 10),
+        ([0.1, 0.2, 0.49, 0.4, 0.2, 0.1, 0.1, 0.1, 0.1, 0.3], 2, 10),
         ([0.7], 0, 1),
     ],
 )
@@ -173,3 +176,17 @@ def test_a_choice_that_was_none_is_refused(model: LatentDiffusion) -> None:
     for numbers, message in (((NUM,), "allowed"), ((0, 1), "one for each end")):
         with pytest.raises(ToileError, match=message):
             replace(picture.recipe, chosen_noises=numbers)
+
+
+def test_copies_without_the_ranker_begin_with_the_first_noise(model: LatentDiffusion, tmp_path: Path) -> None:
+    searching = replace(model.defaults, noise_candidates=NUM)
+    ranked = replace(model, defaults=searching, qualities={"draft": replace(searching, noise_candidates=2)})
+    ranked.save(tmp_path / "copy")
+    copy = LatentDiffusion.load(tmp_path / "copy", device="cpu", dtype="float32")
+    assert copy.ranker is None
+    assert [copy.settings_of(name).noise_candidates for name in (None, "draft")] == [1, 1]
+    assert model.origin is not None
+    folder = Path(shutil.copytree(model.origin, tmp_path / "ranked"))
+    write_json_atomically(folder / "toile.json", ModelSettings(searching).as_json())
+    settings = read_folder(folder).settings
+    assert settings is not None and settings.defaults.noise_candidates == 1

@@ -12,6 +12,7 @@ from toile.errors import ToileError
 from toile.generation_settings import ModelSettings
 from toile.model_files.parts import CONFIG_CLASSES, ModelParts, check_parts, expected_tensors
 from toile.model_folder import (
+    RANKER_FOLDER,
     SCHEDULE_NAME,
     SETTINGS_NAME,
     find_model,
@@ -66,6 +67,7 @@ def read_folder(model: str | Path, placement: Placement | None = None) -> ModelP
     if (folder / SETTINGS_NAME).is_file():
         path = folder / SETTINGS_NAME
         settings = ModelSettings.from_json(read_json(path), str(path))
+        settings = settings.unranked() if (folder / RANKER_FOLDER).is_dir() else settings  # it is no part
     return ModelParts(
         unet,
         vae,

@@ -96,6 +96,7 @@ def few_step_settings(defaults: GenerationSettings, config: DistillationConfig) 
         spacing="trailing",
         eta=None,
         negative="",
+        noise_candidates=1,
         deepcache=1,
         tgate=1.0,
     )
