@@ -71,7 +71,7 @@ def model(
 
 def made(model: LatentDiffusion, prompt: str = PROMPT, **given: object) -> list[Picture]:
     """Made as sketches are, which are then the pictures themselves."""
-    plain = {"seed": 3, "steps": 4, "guidance": 1.0, "noise_candidates": NUM}
+    plain = {"seed": 3, "steps": 4, "guidance": 1.0, "sampler": "unipc", "spacing": "trailing", "noise_candidates": NUM}
     request = GenerateRequest((prompt,), **{**plain, **given})  # type: ignore[arg-type]
     return [event for event in generate(model, request) if isinstance(event, Picture)]
 
@@ -169,6 +169,22 @@ def test_ways_between_pictures_begin_and_end_with_them(model: LatentDiffusion, t
 def test_an_edit_begins_like_the_picture_that_leads_it(model: LatentDiffusion) -> None:
     [led], [leading] = made(model, "maroon dress", original=PROMPT), made(model)
     assert led.recipe.chosen_noises == leading.recipe.chosen_noises
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": 3}, {"guidance": 5.0}, {"sampler": "heun"}, {"spacing": "karras"}, {"upscale": False}, {"maps": True}],
+    ids=str,
+)
+def test_pictures_of_one_seed_begin_alike_in_other_settings(model: LatentDiffusion, change: dict[str, object]) -> None:
+    usual, changed = made(model, num_images=5), made(model, num_images=5, **change)
+    assert [one.recipe.chosen_noises for one in usual] == [one.recipe.chosen_noises for one in changed]
+
+
+@pytest.mark.parametrize("prompt", ["(red:1.4) dress for women", "red (dress:-1) for women", "[red] dress for women"])
+def test_pictures_of_one_seed_begin_alike_with_other_weights(model: LatentDiffusion, prompt: str) -> None:
+    usual, weighted = made(model, num_images=5), made(model, prompt, num_images=5)
+    assert [one.recipe.chosen_noises for one in usual] == [one.recipe.chosen_noises for one in weighted]
 
 
 def test_a_choice_that_was_none_is_refused(model: LatentDiffusion) -> None:

@@ -23,7 +23,7 @@ from toile.diffusion.schedule import start_latents
 from toile.errors import ToileError
 from toile.generation.approximations import DeepCache, TemporalGate
 from toile.generation.attention_control import EditedAttention
-from toile.generation.noise_search import best_answered, candidate_draw, first_good, sketch_settings
+from toile.generation.noise_search import best_answered, candidate_draw, first_good, sketch_settings, unweighted
 from toile.generation.prompt_forms import form_of
 from toile.generation.prompt_to_prompt import EditShares, PromptToPrompt, align
 from toile.generation.request import ImageRequest
@@ -265,7 +265,7 @@ class Batch:
     def _best_noise(self, model: LatentDiffusion, source: EncodedSource | None, prompt: str, seed: int) -> int:
         """The number of the candidate that answers a prompt best, whatever else is in the batch."""
         settings, count = self.settings, self.settings.noise_candidates
-        shape = self._shape(model)
+        prompt, shape = unweighted(prompt), self._shape(model)
         if model.ranker is not None and not model.ranker.wanted(prompt):
             return 0
         noise = ImageNoise([seed], shape)

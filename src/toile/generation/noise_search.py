@@ -13,7 +13,6 @@ Shapes: K candidates, C x h x w latents, L tokens.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from toile.diffusion.denoiser import DenoiserLike
 from toile.generation.attention_control import EditedAttention
 from toile.generation.word_maps import WordMaps
 from toile.generation_settings import GenerationSettings
+from toile.text.prompt import Piece, parse_prompt, unparse_prompt
 from toile.text.rows import PromptTokens
 
 _FIRST_CANDIDATE = 3 * 2**16  # number of its draw of noise, beyond those of all passes and of the upscaler
@@ -36,10 +36,31 @@ def candidate_draw(candidate: int) -> int:
 
 
 def sketch_settings(settings: GenerationSettings) -> GenerationSettings:
-    """How a candidate is tried: in few steps, and without guidance, which tells no more and takes twice as long."""
-    steps = min(settings.steps, _SKETCH_STEPS)
-    plain = replace(settings, guidance=1.0, guidance_interval=None, guidance_rescale=0.0, tgate=1.0, deepcache=1)
-    return replace(plain, steps=steps, noise_candidates=1, hires_scale=None, upscale=False)
+    """How a candidate is tried: in few steps, and without guidance, which tells no more and takes twice as long.
+
+    Size and meaning of weights are those of the picture. All else is always the same, so that pictures of one seed
+    which differ in their settings begin alike.
+    """
+    return GenerationSettings(
+        settings.width,
+        settings.height,
+        _SKETCH_STEPS,
+        guidance=1.0,
+        sampler="unipc",
+        spacing="trailing",
+        upscale=False,
+        word_weights=settings.word_weights,
+        safety="off",
+        vae_bands=settings.vae_bands,
+    )
+
+
+def unweighted(prompt: str) -> str:
+    """A prompt whose words all weigh the same, so that pictures of one seed which differ in weights begin alike."""
+    parts = parse_prompt(prompt)
+    if all(piece.weight == 1 for part in parts for piece in part):
+        return prompt
+    return unparse_prompt([[Piece(piece.text) for piece in part] for part in parts])
 
 
 def first_good(scores: Callable[[Tensor], Tensor], candidates: Tensor) -> int:
