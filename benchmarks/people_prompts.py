@@ -65,6 +65,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ways", nargs="+", default=[READ, AS_WRITTEN], choices=[READ, AS_WRITTEN, REAL])
     parser.add_argument("--n", type=int, default=4, help="pictures for each prompt")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quality", help="of the model's; by default its defaults")
     parser.add_argument("--steps", type=int, help="by default the model's")
     parser.add_argument("--out", type=Path, help="a JSON file for what the judge finds on each picture")
     return parser.parse_args()
@@ -80,7 +81,13 @@ def made_pictures(
     """For every picture: the number of its prompt, what it was made from, and the label of each attribute."""
     texts = tuple(entry["prompt"] for entry in prompts)
     request = GenerateRequest(
-        texts, arguments.seed, arguments.n, steps=arguments.steps, as_written=as_written, upscale=False
+        texts,
+        arguments.seed,
+        arguments.n,
+        quality=arguments.quality,
+        steps=arguments.steps,
+        as_written=as_written,
+        upscale=False,
     )
     pictures = [event for event in generate(model, request) if isinstance(event, Picture)]
     pixels = torch.stack([torch.from_numpy(picture.pixels) for picture in pictures])
