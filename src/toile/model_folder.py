@@ -1,8 +1,9 @@
 """The folder layout of a model: which component lies where, what other programs expect in it, and its content hash.
 
-`model_index.json`, `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/` are those of diffusers. Optional and ours
-are `upscaler/`, `ranker/` and two files: `toile.json` holds the settings that suit the model, `words.json` the tables by
-which it reads prompts. The files are no part of the content hash: recipes of pictures hold the settings and what was read.
+`model_index.json`, `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/` are those of diffusers. Optional and
+ours are `upscaler/`, `ranker/` and two files: `toile.json` holds the settings that suit the model, `words.json` the
+tables by which it reads prompts. The files are no part of the content hash: recipes of pictures hold the settings and
+what was read.
 """
 
 from __future__ import annotations
