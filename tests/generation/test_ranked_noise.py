@@ -14,7 +14,7 @@ import torch
 from toile.data.images import images_from_pixels
 from toile.errors import ToileError
 from toile.generation.noise_search import first_good
-from toile.generation.pictures import Picture, generate, remake
+from toile.generation.pictures import Picture, generate, plan_pictures, remake
 from toile.generation.replay import replay
 from toile.generation.request import GenerateRequest
 from toile.generation_settings import ModelSettings
@@ -146,6 +146,17 @@ def test_replay_chooses_nothing_anew(model: LatentDiffusion, tiny_model: LatentD
     assert read_recipe(tmp_path / "a.png") == picture.recipe
     assert replay(tmp_path / "a.png", model).identical
     assert replay(tmp_path / "a.png", tiny_model).identical  # which has no ranker
+
+
+def test_a_damaged_ranker_is_told_before_anything_is_made(model: LatentDiffusion, tmp_path: Path) -> None:
+    assert model.origin is not None
+    folder = Path(shutil.copytree(model.origin, tmp_path / "damaged"))
+    weights = folder / RANKER_FOLDER / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    damaged = LatentDiffusion.load(folder, device="cpu", dtype="float32")
+    with pytest.raises(ToileError, match="ranker"):
+        plan_pictures(damaged, GenerateRequest((PROMPT,), noise_candidates=2))
+    assert made(damaged, noise_candidates=1)
 
 
 @pytest.mark.parametrize("prompt", ["", "what else"])

@@ -33,6 +33,7 @@ from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion, PromptForm
 from toile.lora import LoRA, ModelAdaptation
 from toile.models.safety_checker import SafetyScores, blurred
+from toile.ranker import Ranker
 from toile.text.rows import tokenize_prompt
 
 _SAMPLERS_WITH_ETA = {"ddim": ddim, "euler_ancestral": euler_ancestral, "dpmpp_2m_sde": dpmpp_2m_sde}
@@ -113,6 +114,7 @@ class Batch:
         source: what they begin with.
         with_maps: whether attention to words is collected.
         loras: those that the images use, by their sources; all images use the same.
+        ranker: that chooses among noises; without one attention does.
     """
 
     first: int
@@ -122,6 +124,7 @@ class Batch:
     source: SourceImage | None
     with_maps: bool = False
     loras: Mapping[str, LoRA] = field(default_factory=dict)
+    ranker: Ranker | None = None
 
     @property
     def is_edit(self) -> bool:
@@ -266,17 +269,17 @@ class Batch:
         """The number of the candidate that answers a prompt best, whatever else is in the batch."""
         settings, count = self.settings, self.settings.noise_candidates
         prompt, shape = unweighted(prompt), self._shape(model)
-        if model.ranker is not None and not model.ranker.wanted(prompt):
+        if self.ranker is not None and not self.ranker.wanted(prompt):
             return 0
         noise = ImageNoise([seed], shape)
         candidates = torch.cat([noise.draw(candidate_draw(number)) for number in range(count)])
-        if model.ranker is None:
+        if self.ranker is None:
             sigma = model.schedule.sampling_sigmas(settings.steps, settings.spacing)[0]
             encoded = model.encode_prompts([prompt], settings.word_weights, form_of(self.images, model, settings))
             denoiser = Denoiser(model.unet, model.schedule, model.dtype)
             x = start_latents(candidates, sigma).to(model.device)
             return best_answered(denoiser, model.unet, x, sigma, encoded.states, encoded.tokens[0])
-        ranker, image = model.ranker, ImageRequest(prompt, seed)
+        ranker, image = self.ranker, ImageRequest(prompt, seed)
 
         def scores(noise: Tensor) -> Tensor:
             sketches = replace(self, images=(image,) * len(noise), settings=sketch_settings(settings))

@@ -34,6 +34,7 @@ from toile.latent_diffusion import LatentDiffusion
 from toile.lora import LoRA, load_lora
 from toile.models.safety_checker import SafetyScores
 from toile.picture_recipe import EmbeddingFacts, LoRAFacts, Machine, PictureRecipe, write_png
+from toile.ranker import Ranker
 from toile.text.lora_tags import LoRAUse
 from toile.text.rows import tokenize_prompt
 
@@ -97,6 +98,7 @@ class PicturePlan:
         settings: with names resolved.
         source: what they begin with.
         loras: those that they use, by their sources.
+        ranker: that chooses the noises, if there are several and the model has one.
         with_maps: whether attention to words is collected.
     """
 
@@ -105,6 +107,7 @@ class PicturePlan:
     settings: GenerationSettings
     source: SourceImage | None
     loras: Mapping[str, LoRA]
+    ranker: Ranker | None
     with_maps: bool = False
 
     def batches(self) -> Iterator[range]:
@@ -144,7 +147,8 @@ def plan_pictures(
     images = request.images() if images is None else images
     images = images if request.as_written else read_images(model, images)
     loras = load_loras(model, images) if loras is None else loras
-    return PicturePlan(model, images, settings, source, loras, request.maps)
+    ranker = None if settings.noise_candidates == 1 else model.ranker
+    return PicturePlan(model, images, settings, source, loras, ranker, request.maps)
 
 
 def load_loras(model: LatentDiffusion, images: Sequence[ImageRequest]) -> dict[str, LoRA]:
@@ -182,7 +186,8 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source:
         recipe.text, recipe.seed, recipe.original, recipe.toward, uses, typed, recipe.chosen_noises
     )
     images = [image] * rows
-    plan = PicturePlan(model, images, settings, source, load_loras(model, images))
+    ranker = None if settings.noise_candidates == 1 or recipe.chosen_noises else model.ranker
+    plan = PicturePlan(model, images, settings, source, load_loras(model, images), ranker)
     events = plan.make(range(rows))
     pictures = [event for event in events if isinstance(event, Picture)]
     return pictures[recipe.batch_row if rows > recipe.batch_row else 0]
@@ -261,7 +266,7 @@ def _all_batches(plan: PicturePlan, part: range) -> Generator[Event, None, None]
     first = part.start
     while first < part.stop:
         together = of_one_form(images[first : min(part.stop, first + settings.batch_size)], model, settings)
-        batch = Batch(first, len(images), together, settings, plan.source, plan.with_maps, plan.loras)
+        batch = Batch(first, len(images), together, settings, plan.source, plan.with_maps, plan.loras, plan.ranker)
         first += len(together)
         user = model
         made = yield from batch.sample(user)
