@@ -24,7 +24,7 @@ MAX_BATCH_SIZE = 1024
 MAX_PROMPT_LENGTH = 100_000
 SAFETY_ACTIONS = ("blur", "refuse", "report", "off")
 ETA_SAMPLERS = ("ddim", "euler_ancestral", "dpmpp_2m_sde")
-# How much work is done for a picture, not which picture: what a quality may set.
+# How much work is done for a picture, not what it is of: what a quality may set.
 QUALITY_SETTINGS = (
     "steps",
     "guidance",
@@ -37,6 +37,8 @@ QUALITY_SETTINGS = (
     "deepcache",
     "tgate",
 )
+EVERYWHERE = (0.0, 1e9)
+"""The guidance interval that a request names for guidance at all noise levels, as None leaves it to the model."""
 _QUALITIES = "qualities"
 
 
@@ -48,7 +50,8 @@ class GenerationSettings:
         width, height: of the pictures in pixels, up to 8192; models ask for multiples of their downsampling.
         steps: sampler steps, 1 to 1000.
         guidance: guidance_scale, 0 to 100; 1 = off (and half the work).
-        guidance_interval: (low, high) noise levels; guidance is on where low < sigma <= high; None = everywhere.
+        guidance_interval: (low, high) noise levels; guidance is on where low < sigma <= high; None = everywhere, for
+            which requests say `EVERYWHERE`.
         guidance_rescale: 0 to 1, how far guided predictions get back the spread of unguided ones.
         sampler: any name that `find_sampler` knows.
         spacing: of the noise levels: "trailing", "leading", "linspace", "karras"; None = the model's.

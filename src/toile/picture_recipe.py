@@ -8,8 +8,9 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -18,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from toile.diffusion.noise import NUM_SEEDS
 from toile.diffusion.samplers import find_sampler
 from toile.errors import ToileError
-from toile.generation_settings import GenerationSettings, check_number, check_whole
+from toile.generation_settings import EVERYWHERE, GenerationSettings, check_number, check_whole
 from toile.model_folder import ModelFacts
 from toile.schema import build_config
 from toile.text.lora_tags import LoRAUse, lora_tags
@@ -166,6 +167,11 @@ class PictureRecipe:
             raise ToileError(f"chosen_noises {self.chosen_noises}: one for each end that a picture has")
         for number in self.chosen_noises:
             check_whole("chosen noise", number, 0, self.settings.noise_candidates - 1)
+
+    def as_asked(self) -> dict[str, Any]:
+        """All its settings as a request names them, which asks for them whatever the defaults of the model are."""
+        given = {field.name: getattr(self.settings, field.name) for field in fields(GenerationSettings)}
+        return {**given, "guidance_interval": self.settings.guidance_interval or EVERYWHERE}
 
     @property
     def text(self) -> str:

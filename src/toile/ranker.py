@@ -49,7 +49,9 @@ class Ranker:
 
     def wanted(self, prompt: str) -> dict[str, tuple[int, ...]]:
         """For each attribute that a prompt names, which of the classifier's outputs are right, any of them."""
-        fields, labels, tables = self.reader.read(prompt).fields, self.classifier.config.labels, self.reader.tables
+        # Only what it says, whatever else stands in it: nothing is drawn, and no word taken for a slip of the pen.
+        fields = self.reader.read(prompt, keep_unknown=True).fields
+        labels, tables = self.classifier.config.labels, self.reader.tables
         found: dict[str, tuple[int, ...]] = {}
         counts = tables.articles.get(fields.get("article", ""))
         if counts is not None:

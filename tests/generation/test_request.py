@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from toile.errors import ToileError
+from toile.generation.pictures import Picture, generate, plan_pictures
 from toile.generation.request import GenerateRequest
-from toile.generation_settings import GenerationSettings
+from toile.generation_settings import EVERYWHERE, GenerationSettings
+from toile.latent_diffusion import LatentDiffusion
 
 REFUSED: list[tuple[str, Any, str]] = [
     ("width", 0, "1 to 8192"),
@@ -75,3 +78,13 @@ def test_images_count_over_all_prompts() -> None:
     request = GenerateRequest(("a", "b"), seed=2**64 - 2, num_images=2)
     images = [(image.prompt, image.seed) for image in request.images()]
     assert images == [("a", 2**64 - 2), ("a", 2**64 - 1), ("b", 0), ("b", 1)]
+
+
+def test_guidance_everywhere_can_be_asked_for_where_it_is_not_the_default(tiny_model: LatentDiffusion) -> None:
+    narrow = replace(tiny_model, defaults=replace(tiny_model.defaults, guidance_interval=(0.2, 5.0)))
+    assert plan_pictures(narrow, GenerateRequest(("",))).settings.guidance_interval == (0.2, 5.0)
+    asked = GenerateRequest(("",), guidance_interval=EVERYWHERE)
+    assert plan_pictures(narrow, asked).settings.guidance_interval is None
+    [picture] = [event for event in generate(narrow, replace(asked, steps=1)) if isinstance(event, Picture)]
+    again = GenerateRequest(("",), **picture.recipe.as_asked())
+    assert plan_pictures(narrow, again).settings == picture.recipe.settings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +50,6 @@ def edit(
     from toile.generation.pictures import Picture, generate
     from toile.generation.reading import told_readings
     from toile.generation.request import GenerateRequest
-    from toile.generation_settings import GenerationSettings
     from toile.latent_diffusion import LatentDiffusion
     from toile.picture_recipe import read_recipe
     from toile.text.lora_tags import LoRAUse, lora_tags, without_lora_tags
@@ -59,7 +57,7 @@ def edit(
     recipe = read_recipe(picture)
     if recipe.source is not None or recipe.original is not None or recipe.toward is not None:
         raise ToileError(f"{picture} began with a picture or lies between two; an edit needs one made from words alone")
-    given = {field.name: getattr(recipe.settings, field.name) for field in fields(GenerationSettings)}
+    given = recipe.as_asked()
     given |= {name: value for name, value in (("edit_cross", cross), ("edit_self", self_)) if value is not None}
     given["upscale"] = recipe.settings.upscale is True  # pictures from before there were upscalers do not say
     # All LoRAs of the picture act again, so the prompts need not name them; others cannot come in.

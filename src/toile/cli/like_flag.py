@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toile.add_ons import whereabouts
 from toile.errors import ToileError
 from toile.foreign_recipe import read_foreign_recipe
-from toile.generation_settings import QUALITY_SETTINGS, GenerationSettings
+from toile.generation_settings import QUALITY_SETTINGS
 from toile.picture_recipe import CHUNK, read_recipe, read_texts
 from toile.text.lora_tags import LoRAUse, lora_tags
 
@@ -46,8 +46,7 @@ def read_likeness(path: Path) -> Likeness:
     """
     if CHUNK in read_texts(path):
         recipe = read_recipe(path)
-        names = [field.name for field in fields(GenerationSettings) if field.name not in _NOT_OF_A_PICTURE]
-        settings = {name: getattr(recipe.settings, name) for name in names}
+        settings = {name: value for name, value in recipe.as_asked().items() if name not in _NOT_OF_A_PICTURE}
         named = len(lora_tags(recipe.prompt))
         others = recipe.loras[: len(recipe.loras) - named]
         loras = tuple(LoRAUse(lora.path, lora.strength) for lora in others)

@@ -69,7 +69,7 @@ def measure_lora(
         np.stack(
             [
                 event.pixels.astype(np.float64)
-                for event in generate(model, GenerateRequest(tuple(prompts), seed, num_seeds, loras=loras))
+                for event in generate(model, _request(prompts, seed, num_seeds, loras))
                 if isinstance(event, Picture)
             ]
         )
@@ -89,6 +89,11 @@ def measure_lora(
         float((spread_of_colours(changed) - spread_of_colours(plain)).mean()),
         float((contrast(changed) - contrast(plain)).mean()),
     )
+
+
+def _request(prompts: Sequence[str], seed: int, num_seeds: int, loras: tuple[LoRAUse, ...]) -> GenerateRequest:
+    """Pictures that begin with the first noise of their seeds, with the LoRA and without."""
+    return GenerateRequest(tuple(prompts), seed, num_seeds, loras=loras, noise_candidates=1)
 
 
 def sign_flip_test(changes: np.ndarray, seed: int, num_flips: int = NUM_FLIPS) -> tuple[float, float]:

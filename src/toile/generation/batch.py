@@ -74,13 +74,11 @@ class Made:
         pixels: (B, H, W, 3) uint8.
         maps: (B, L, h, w) float32, how much each position looked at each token, if that was asked for.
         safety: what the model's safety checker says of each picture, if it was asked.
-        chosen_noises: of each picture, see `PictureRecipe`.
     """
 
     pixels: Tensor
     maps: Tensor | None
     safety: tuple[SafetyScores, ...] | None
-    chosen_noises: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +90,12 @@ class _Pass:
         sigmas: (N + 1,).
         noise: of the sampler's steps.
         source: what the picture began with.
-        chosen: for each image the numbers of the noises it begins with, if they were chosen among several.
     """
 
     x: Tensor
     sigmas: Tensor
     noise: NoiseSource
     source: EncodedSource | None = None
-    chosen: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,10 +135,27 @@ class Batch:
         pairs = [(replace(image, prompt=image.original or "", original=None), image) for image in self.images]
         return tuple(row for pair in pairs for row in pair)
 
+    def with_chosen_noises(self, model: LatentDiffusion) -> Batch:
+        """The same pictures, with the noises they begin with chosen, if there are several to choose from."""
+        begins_with_noise = self.source is None or self.settings.strength == 1
+        if self.settings.noise_candidates == 1 or not begins_with_noise:
+            return self
+        ends = dict.fromkeys(end for image in self.images if not image.chosen_noises for end in image.ends)
+        with self._adaptation(model).applied():
+            source = self._encoded_source(model)
+            best = {end: self._best_noise(model, source, *end) for end in ends}
+        chosen = [image.chosen_noises or tuple(best[end] for end in image.ends) for image in self.images]
+        return replace(
+            self, images=tuple(replace(i, chosen_noises=c) for i, c in zip(self.images, chosen, strict=True))
+        )
+
+    def _adaptation(self, model: LatentDiffusion) -> ModelAdaptation:
+        return ModelAdaptation(model, [(self.loras[use.source], use.strength) for use in self.images[0].loras])
+
     def sample(self, model: LatentDiffusion) -> Generator[GenerateStep, None, Made | None]:
         """Yields steps; returns what was made, or None if a picture is not worth keeping: not finite, or black."""
         maps = self._word_maps(model)
-        adaptation = ModelAdaptation(model, [(self.loras[use.source], use.strength) for use in self.images[0].loras])
+        adaptation = self._adaptation(model)
         with adaptation.applied():
             start = self._first_pass(model)
         second_steps = 0 if self.settings.hires_scale is None else self._second_sigmas(model).numel() - 1
@@ -163,8 +176,7 @@ class Batch:
         safety = self._checked(model, images)
         if safety is not None and self.settings.safety == "blur":
             images = torch.stack([blurred(i) if s.flagged else i for i, s in zip(images, safety, strict=True)])
-        chosen = start.chosen or ((),) * len(self.images)
-        return Made(pixels_from_images(images).cpu(), self._shown_maps(model, maps), safety, chosen)
+        return Made(pixels_from_images(images).cpu(), self._shown_maps(model, maps), safety)
 
     def _shown_maps(self, model: LatentDiffusion, maps: WordMaps | None) -> Tensor | None:
         """The maps, over what finished pictures show."""
@@ -238,9 +250,8 @@ class Batch:
         sigmas = model.schedule.sampling_sigmas(settings.steps, settings.spacing)
         source = self._encoded_source(model)
         if source is None or settings.strength == 1:
-            chosen = self._chosen_noises(model, source)
-            start = start_latents(self._first_noise(shape, chosen), sigmas[0]).to(model.device)
-            return _Pass(start, sigmas, noise, source, chosen)
+            start = start_latents(self._first_noise(shape), sigmas[0]).to(model.device)
+            return _Pass(start, sigmas, noise, source)
         sigmas = steps_of_strength(sigmas, settings.strength)
         return _Pass(source.latents + noise(0).to(model.device) * float(sigmas[0]), sigmas, noise, source)
 
@@ -249,21 +260,10 @@ class Batch:
             return None
         return encode_source(model, self.source, self._in_bands, is_enlarged=self.settings.upscale is True)
 
-    def _first_noise(self, shape: tuple[int, int, int], chosen: tuple[tuple[int, ...], ...]) -> Tensor:
+    def _first_noise(self, shape: tuple[int, int, int]) -> Tensor:
         """What the rows begin with: draw 0, or those that were chosen; both rows of an edit begin alike."""
-        if not chosen:
-            return self._noise(shape)(0)
-        of_rows = [numbers for numbers in chosen for _ in range(2 if self.is_edit else 1)]
-        draws = [tuple(map(candidate_draw, numbers)) for numbers in of_rows]
+        draws = [tuple(map(candidate_draw, row.chosen_noises or (0, 0))) for row in self.rows]
         return torch.cat([row.noise(shape, numbers) for row, numbers in zip(self.rows, draws, strict=True)])
-
-    def _chosen_noises(self, model: LatentDiffusion, source: EncodedSource | None) -> tuple[tuple[int, ...], ...]:
-        """For each image the best of the noises at either end; () if there is nothing to choose from."""
-        if self.settings.noise_candidates == 1:
-            return ()
-        ends = dict.fromkeys(end for image in self.images if not image.chosen_noises for end in image.ends)
-        best = {end: self._best_noise(model, source, *end) for end in ends}
-        return tuple(image.chosen_noises or tuple(best[end] for end in image.ends) for image in self.images)
 
     def _best_noise(self, model: LatentDiffusion, source: EncodedSource | None, prompt: str, seed: int) -> int:
         """The number of the candidate that answers a prompt best, whatever else is in the batch."""

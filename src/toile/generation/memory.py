@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from toile.device import available_bytes
 from toile.errors import ToileError
+from toile.generation.noise_search import tried_together
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion
 from toile.models.autoencoders import AutoencoderConfig
@@ -30,14 +31,14 @@ def estimated_bytes(model: LatentDiffusion, settings: GenerationSettings) -> int
     width, height = settings.final_size(vae.downsampling)
     pixels = width * height
     positions = pixels // vae.downsampling**2
-    rows = settings.batch_size * (1 if settings.guidance == 1 else 2)
+    rows = max(settings.batch_size * (1 if settings.guidance == 1 else 2), tried_together(settings))
     unet_values = rows * _unet_values(unet, positions)
     if settings.upscale and model.upscaler is not None:
         _, squares_down, squares_across = model.upscaler.noise_shape
         large = settings.batch_size * _unet_values(model.upscaler.unet.config, squares_down * squares_across)
         unet_values = max(unet_values, large)
         pixels = model.upscaler.config.width * model.upscaler.config.height
-    together = min(settings.batch_size, pictures_together(width * height))
+    together = min(max(settings.batch_size, tried_together(settings)), pictures_together(width * height))
     decoder_values = decoding_values(vae, together, width * height, settings.vae_bands is True)
     images = settings.batch_size * pixels * 3 * 9  # float32 twice and uint8
     return round(_MARGIN * max(unet_values, decoder_values) * model.dtype.itemsize) + images

@@ -55,6 +55,11 @@ def sketch_settings(settings: GenerationSettings) -> GenerationSettings:
     )
 
 
+def tried_together(settings: GenerationSettings) -> int:
+    """How many candidates pass the networks at a time, at most; 0 if there is nothing to choose."""
+    return 0 if settings.noise_candidates == 1 else min(settings.noise_candidates, _SKETCHES_TOGETHER)
+
+
 def unweighted(prompt: str) -> str:
     """A prompt whose words all weigh the same, so that pictures of one seed which differ in weights begin alike."""
     parts = parse_prompt(prompt)
@@ -72,7 +77,7 @@ def first_good(scores: Callable[[Tensor], Tensor], candidates: Tensor) -> int:
     """
     found: list[float] = []
     for some in candidates.split(_SKETCHES_TOGETHER):
-        found += scores(some).tolist()
+        found += scores(some).nan_to_num(-1.0).tolist()
         good = [number for number, score in enumerate(found) if score >= _GOOD]
         if good:
             return good[0]

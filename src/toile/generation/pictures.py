@@ -29,7 +29,7 @@ from toile.generation.prompt_forms import of_one_form
 from toile.generation.reading import read_images
 from toile.generation.request import GenerateRequest, ImageRequest
 from toile.generation.source import SourceImage, blank_source
-from toile.generation_settings import GenerationSettings
+from toile.generation_settings import EVERYWHERE, GenerationSettings
 from toile.latent_diffusion import LatentDiffusion
 from toile.lora import LoRA, load_lora
 from toile.models.safety_checker import SafetyScores
@@ -196,6 +196,8 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source:
 def _resolved(settings: GenerationSettings, model: LatentDiffusion) -> GenerationSettings:
     """Settings in their plainest words, checked against the model."""
     settings = _with_upscaler(settings, model)
+    if settings.guidance_interval == EVERYWHERE:
+        settings = replace(settings, guidance_interval=None)
     model.latent_shape(settings.width, settings.height)
     spacing = settings.resolved_spacing(model.schedule.config.timestep_spacing)
     model.schedule.sampling_sigmas(settings.steps, spacing)
@@ -268,6 +270,7 @@ def _all_batches(plan: PicturePlan, part: range) -> Generator[Event, None, None]
         together = of_one_form(images[first : min(part.stop, first + settings.batch_size)], model, settings)
         batch = Batch(first, len(images), together, settings, plan.source, plan.with_maps, plan.loras, plan.ranker)
         first += len(together)
+        batch = batch.with_chosen_noises(model)
         user = model
         made = yield from batch.sample(user)
         if made is None and model.dtype != torch.float32:
@@ -300,7 +303,7 @@ def _pictures(batch: Batch, made: Made, model: LatentDiffusion, retried: bool) -
             len(batch.images),
             row,
             reading=None if image.typed is None else image.prompt,
-            chosen_noises=made.chosen_noises[row],
+            chosen_noises=image.chosen_noises,
         )
         cut = tokenize_prompt(model.tokenizer, image.prompt).cut
         warnings = [_cut_warning("prompt", cut)] if cut else []

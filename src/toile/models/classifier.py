@@ -1,6 +1,7 @@
-"""A small residual network that names the attributes of a product picture: the judge of generated pictures.
+"""A small residual network that names the attributes of a product picture.
 
-It is trained on real pictures only and used for nothing but evaluation.
+One is the judge of generated pictures, trained on real ones and used for nothing but evaluation; another one, which
+never judges, chooses the noise that pictures begin with, see `toile.ranker`.
 Shapes: B pictures, H x W their size, F = `feature_dim`.
 """
 

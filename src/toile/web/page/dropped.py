@@ -58,7 +58,8 @@ def _check(content: bytes, limits: Limits) -> None:
 
 def _own(path: Path, models: dict[str, ServedModel], loras: set[str], limits: Limits) -> dict[str, Any]:
     recipe = read_recipe(path)
-    settings = {name: getattr(recipe.settings, name) for name in SETTINGS}
+    asked = recipe.as_asked()
+    settings = {name: asked[name] for name in SETTINGS}
     notes = []
     model = None if recipe.model is None else recipe.model.name
     if model not in models:
