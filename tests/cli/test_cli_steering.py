@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from toile.cli.main import run
-from toile.picture_recipe import Toward, read_recipe
+from toile.picture_recipe import Toward, read_recipe, write_png
 
 Output = pytest.CaptureFixture[str]
 PLAIN = ["--device", "cpu", "--dtype", "float32", "--seed", "4"]
@@ -42,6 +43,16 @@ def test_an_edit_of_a_saved_picture_and_its_replay(tiny_folder: Path, capsys: Ou
     assert run(["replay", str(edited["path"])]) == 0
     assert run(["edit", str(edited["path"]), "blue belt"]) == 2
     assert "made from words alone" in capsys.readouterr().err
+
+
+def test_an_edit_begins_as_the_picture_did_whatever_the_model_would_choose(tiny_folder: Path, capsys: Output) -> None:
+    searched = ["--init-noise", "search:4", "--steps", "2", "--model", str(tiny_folder)]
+    [made] = result(capsys, "generate", "red dress", *PLAIN, *searched)["pictures"]  # type: ignore[misc]
+    recipe = read_recipe(Path(made["path"]))
+    other = ((recipe.chosen_noises[0] + 1) % 4,)
+    write_png(Path("other.png"), pixels(made["path"]), replace(recipe, chosen_noises=other))
+    edited = result(capsys, "edit", "other.png", "red belt")
+    assert read_recipe(Path(str(edited["path"]))).chosen_noises == other
 
 
 def test_a_blend_ends_at_the_two_pictures(tiny_folder: Path, capsys: Output) -> None:

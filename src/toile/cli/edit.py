@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +48,7 @@ def edit(
     from toile.cli.replay import model_of
     from toile.data.images import open_image
     from toile.embeddings import with_embeddings
-    from toile.generation.pictures import Picture, generate
+    from toile.generation.pictures import Picture, plan_pictures
     from toile.generation.reading import told_readings
     from toile.generation.request import GenerateRequest
     from toile.latent_diffusion import LatentDiffusion
@@ -79,7 +80,10 @@ def edit(
     loaded = with_embeddings(loaded, [whereabouts(file) for file in recipe.embeddings])
     for line in told_readings(loaded, request):
         print(line, file=sys.stderr)
-    [edited] = [event for event in generate(loaded, request) if isinstance(event, Picture)]
+    # It begins as the old picture did, whatever this model would choose.
+    images = [replace(image, chosen_noises=recipe.chosen_noises) for image in request.images()]
+    events = plan_pictures(loaded, request, images=images).make(range(1))
+    [edited] = [event for event in events if isinstance(event, Picture)]
     path = folder.add(edited, on_sheet=False)
     both = [open_image(picture), Image.fromarray(edited.pixels)]
     strip = folder.write_sheet(both, [recipe.prompt, prompt], 2, "edit")
