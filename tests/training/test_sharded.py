@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import random
 import shutil
 import signal
 import socket
@@ -81,11 +83,18 @@ def write_recipe(folder: Path, text: str, base: Path, data: Path, steps: int, na
     return path
 
 
+def free_port() -> int:
+    """One that nobody is given by chance until it is used, as those of connections are, or by Ray (up to 19999)."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
+
+
 def start(command: list[str], folder: Path, count: int) -> list[subprocess.Popen[str]]:
     """Processes that train together, started by nobody who would stop the others when one ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
     shared = {**os.environ, **told, CACHE_VARIABLE: str(folder / "cache")}
     return [
