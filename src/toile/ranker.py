@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from toile.models.classifier import ARTICLE_TYPE, BASE_COLOUR, AttributeClassifier, AttributeClassifierConfig
+from toile.models.classifier import ARTICLE_TYPE, BASE_COLOUR, FIELDS, AttributeClassifier, AttributeClassifierConfig
 from toile.text.reader import PromptReader
 from toile.text.word_tables import WordTables
 from toile.weights.folder import load_component
@@ -55,8 +55,7 @@ class Ranker:
         found: dict[str, tuple[int, ...]] = {}
         counts = tables.articles.get(fields.get("article", ""))
         if counts is not None:
-            kinds = labels.of(ARTICLE_TYPE)
-            found[ARTICLE_TYPE] = (kinds.index(counts.kind) if counts.kind in kinds else len(kinds),)
+            found[ARTICLE_TYPE] = (labels.target(ARTICLE_TYPE, {FIELDS[ARTICLE_TYPE]: counts.kind}),)
         for attribute, slot in _SLOTS.items():
             said = fields.get(slot, "")
             names = [said, *said.split(" and ")]

@@ -141,6 +141,8 @@ class Batch:
         if self.settings.noise_candidates == 1 or not begins_with_noise:
             return self
         ends = dict.fromkeys(end for image in self.images if not image.chosen_noises for end in image.ends)
+        if not ends:
+            return self
         with self._adaptation(model).applied():
             source = self._encoded_source(model)
             best = {end: self._best_noise(model, source, *end) for end in ends}
