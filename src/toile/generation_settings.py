@@ -20,6 +20,7 @@ MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
 MAX_HIRES_SCALE = 4.0
 MAX_CANDIDATES = 64
+MAX_CLASSIFIER_GUIDANCE = 1.0
 MAX_BATCH_SIZE = 1024
 MAX_PROMPT_LENGTH = 100_000
 SAFETY_ACTIONS = ("blur", "refuse", "report", "off")
@@ -30,6 +31,7 @@ QUALITY_SETTINGS = (
     "guidance",
     "guidance_interval",
     "guidance_rescale",
+    "classifier_guidance",
     "sampler",
     "spacing",
     "eta",
@@ -53,6 +55,8 @@ class GenerationSettings:
         guidance_interval: (low, high) noise levels; guidance is on where low < sigma <= high; None = everywhere, for
             which requests say `EVERYWHERE`.
         guidance_rescale: 0 to 1, how far guided predictions get back the spread of unguided ones.
+        classifier_guidance: 0 to 1, how far the model's ranker leads to pictures that show what the prompt says, see
+            `toile.diffusion.guidance.ClassifierGuidance`; 0 = off.
         sampler: any name that `find_sampler` knows.
         spacing: of the noise levels: "trailing", "leading", "linspace", "karras"; None = the model's.
         eta: share of fresh noise, 0 to 1, for the samplers in `ETA_SAMPLERS`; None = the sampler's own.
@@ -86,6 +90,7 @@ class GenerationSettings:
     guidance: float = 7.5
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
+    classifier_guidance: float = 0.0
     sampler: str = "dpmpp_2m"
     spacing: str | None = None
     eta: float | None = None
@@ -114,6 +119,7 @@ class GenerationSettings:
         check_number("tgate", self.tgate, 0.0, 1.0)
         check_number("guidance", self.guidance, 0.0, MAX_GUIDANCE)
         check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
+        check_number("classifier_guidance", self.classifier_guidance, 0.0, MAX_CLASSIFIER_GUIDANCE)
         for name, strength in (("strength", self.strength), ("hires_strength", self.hires_strength)):
             check_number(name, strength, 0.0, 1.0)
             if strength == 0:
@@ -230,9 +236,9 @@ class ModelSettings:
         raise ToileError(f"quality is {name!r}; allowed for this model: {', '.join(self.qualities)}")
 
     def unranked(self) -> ModelSettings:
-        """The same for a copy of the model without its ranker: pictures begin with the first noise."""
-        first = {name: replace(settings, noise_candidates=1) for name, settings in self.qualities.items()}
-        return ModelSettings(replace(self.defaults, noise_candidates=1), first)
+        """The same for a copy of the model without its ranker: pictures begin with the first noise, and go unled."""
+        qualities = {name: _unranked(settings) for name, settings in self.qualities.items()}
+        return ModelSettings(_unranked(self.defaults), qualities)
 
     def _changes(self) -> dict[str, dict[str, Any]]:
         """Of each quality, what is not as in the defaults."""
@@ -241,6 +247,10 @@ class ModelSettings:
             name: {key: value for key, value in dataclasses.asdict(of_quality).items() if value != usual[key]}
             for name, of_quality in self.qualities.items()
         }
+
+
+def _unranked(settings: GenerationSettings) -> GenerationSettings:
+    return replace(settings, noise_candidates=1, classifier_guidance=0.0)
 
 
 def check_whole(name: str, value: int, low: int, high: int) -> None:

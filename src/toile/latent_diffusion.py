@@ -29,6 +29,7 @@ from toile.model_folder import (
     find_model,
     load_autoencoder,
     load_reader,
+    ranker_folders,
     read_model_facts,
     read_settings,
     schedule_constants,
@@ -45,8 +46,9 @@ from toile.models.safety_checker import SafetyChecker, SafetyCheckerConfig
 from toile.models.unet import UNet, UNetConfig
 from toile.nn.layers import pack_weights
 from toile.ranker import Ranker
+from toile.text.encoded_prompts import EncodedPrompts, PromptForm, form_together
 from toile.text.reader import PromptReader
-from toile.text.rows import PromptTokens, stack_prompts, tokenize_prompt
+from toile.text.rows import stack_prompts, tokenize_prompt
 from toile.text.tokenizer import Tokenizer
 from toile.text.word_weights import weigh_states, weigh_values
 from toile.upscaler import Upscaler
@@ -56,35 +58,6 @@ from toile.weights.folder import build_empty, fill_component, load_component, re
 from toile.weights.mapping import Placement
 
 _READ_ONCE = ("facts", "safety_checker", "upscaler", "ranker")  # from a model's files, whatever words it learns
-
-
-@dataclass(frozen=True)
-class PromptForm:
-    """What prompts must have in common to pass the U-Net together; those of one form do not change each other.
-
-    Attributes:
-        num_rows: R, rows of tokens; prompts that need fewer are padded with rows of the empty prompt.
-        has_values: whether keys and values of cross-attention have states of their own.
-    """
-
-    num_rows: int
-    has_values: bool
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedPrompts:
-    """Prompts as the U-Net reads them.
-
-    Attributes:
-        states: (B, R * L, D), or (B, 2, R * L, D) with states for keys and for values, in the model's dtype and on its
-            device.
-        cut: for each prompt the end that did not fit into `MAX_ROWS` rows; "" if all of it did.
-        tokens: of each prompt, before padding to R rows.
-    """
-
-    states: Tensor
-    cut: tuple[str, ...]
-    tokens: tuple[PromptTokens, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,8 +203,9 @@ class LatentDiffusion:
     def ranker(self) -> Ranker | None:
         """What tells which of its pictures shows best what a prompt says; None if its folder has none, or no words."""
         folder = self._folder_of(RANKER_FOLDER)
-        reader = None if folder is None else self.reader
-        return Ranker.load(folder, reader, Placement(self.dtype, self.device)) if folder and reader else None
+        if folder is None or self.reader is None:
+            return None
+        return Ranker.load(ranker_folders(folder.parent), self.reader, Placement(self.dtype, self.device))
 
     def _folder_of(self, part: str) -> Path | None:
         """Of a part that not every model has."""
@@ -312,7 +286,7 @@ class LatentDiffusion:
             prompts: at least one text; with guidance the negative prompt is one of them.
             word_weights: see `GenerationSettings`.
         """
-        return _form_of([tokenize_prompt(self.tokenizer, prompt) for prompt in prompts], word_weights)
+        return form_together([tokenize_prompt(self.tokenizer, prompt) for prompt in prompts], word_weights)
 
     def encode_prompts(
         self, prompts: Sequence[str], word_weights: str = "embedding", form: PromptForm | None = None
@@ -328,7 +302,7 @@ class LatentDiffusion:
             ToileError: a weight that the prompt grammar refuses.
         """
         read = tuple(tokenize_prompt(self.tokenizer, prompt) for prompt in prompts)
-        form = form or _form_of(read, word_weights)
+        form = form or form_together(read, word_weights)
         ids, weights = stack_prompts(self.tokenizer, read, form.num_rows)
         ids, weights = ids.to(self.device), weights.to(self.device)
         states = self._encode_rows(ids)  # (B, R, L, D)
@@ -353,11 +327,6 @@ class LatentDiffusion:
         pixels = latents.shape[-2] * latents.shape[-1] * self.vae.config.downsampling**2
         parts = latents.split(pictures_together(pixels))
         return torch.cat([self.vae.decode_latents(part, in_bands).float() for part in parts])
-
-
-def _form_of(prompts: Sequence[PromptTokens], word_weights: str) -> PromptForm:
-    has_values = word_weights == "attention" and any(prompt.is_weighted for prompt in prompts)
-    return PromptForm(max(prompt.num_rows for prompt in prompts), has_values)
 
 
 def _read_folder(model: str | Path, placement: Placement, tokenizer: Path | Tokenizer | None) -> LatentDiffusion:

@@ -16,13 +16,13 @@ from toile.errors import ToileError
 from toile.generation_settings import GenerationSettings, ModelSettings
 from toile.model_files.reading import read_model
 from toile.model_folder import (
-    RANKER_FOLDER,
     SCHEDULE_NAME,
     UPSCALER_FOLDER,
     UPSCALER_NAME,
     ModelFacts,
     find_model,
     load_reader,
+    ranker_folders,
     read_autoencoder_config,
     read_model_facts,
     read_settings,
@@ -130,11 +130,12 @@ def _describe_more(folder: Path) -> Iterator[NetworkDescription]:
         unet = read_config(upscaler / "unet" / CONFIG_NAME, UNetConfig)
         use = asdict(read_config(upscaler / UPSCALER_NAME, UpscalerConfig))
         yield _describe_network(folder, f"{UPSCALER_FOLDER}/unet", build_empty(UNet, unet), {**asdict(unet), **use})
-    if (folder / RANKER_FOLDER).is_dir():
-        config = read_config(folder / RANKER_FOLDER / CONFIG_NAME, AttributeClassifierConfig)
+    for ranker in ranker_folders(folder):
+        config = read_config(ranker / CONFIG_NAME, AttributeClassifierConfig)
         labels = {name: len(config.labels.of(name)) for name in config.labels.attributes}
         shown = {"block_out_channels": config.block_out_channels, "labels": labels, "trained_on": config.trained_on}
-        yield _describe_network(folder, RANKER_FOLDER, build_empty(AttributeClassifier, config), shown)
+        name = str(ranker.relative_to(folder).as_posix())
+        yield _describe_network(folder, name, build_empty(AttributeClassifier, config), shown)
 
 
 def _describe_file(path: Path) -> ModelDescription:

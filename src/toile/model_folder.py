@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def read_model_facts(model: str | Path) -> ModelFacts:
         tokenizer=_files_hash([folder / "tokenizer" / name for name in _TOKENIZER_FILES]),
         scheduler=_files_hash([folder / "scheduler" / SCHEDULE_NAME]),
         upscaler=_upscaler_hash(folder / UPSCALER_FOLDER),
-        ranker=_network_hash(folder / RANKER_FOLDER) if (folder / RANKER_FOLDER).is_dir() else "",
+        ranker=_ranker_hash(ranker_folders(folder)),
     )
     return ModelFacts(str(model), folder.resolve().name, _hash_of(components), components)
 
@@ -171,6 +171,15 @@ def load_reader(folder: Path) -> PromptReader | None:
     """
     path = folder / WORDS_NAME
     return PromptReader(build_config(WordTables, read_json(path), str(path))) if path.is_file() else None
+
+
+def ranker_folders(folder: Path) -> tuple[Path, ...]:
+    """The classifiers of a model's ranker: `ranker/` is one, or a folder of several; none if there is no ranker."""
+    ranker = folder / RANKER_FOLDER
+    if not ranker.is_dir():
+        return ()
+    inside = tuple(sorted(path for path in ranker.iterdir() if (path / CONFIG_NAME).is_file()))
+    return inside or (ranker,)
 
 
 def read_autoencoder_config(folder: Path) -> AutoencoderConfig:
@@ -247,6 +256,11 @@ def _upscaler_hash(folder: Path) -> str:
         return ""
     told = [folder / UPSCALER_NAME, folder / "scheduler" / SCHEDULE_NAME]
     return _files_hash([*told, folder / "unet" / CONFIG_NAME, *component_files(folder / "unet")])
+
+
+def _ranker_hash(folders: Sequence[Path]) -> str:
+    hashes = [_network_hash(folder) for folder in folders]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest() if hashes else ""
 
 
 def _files_hash(paths: list[Path]) -> str:

@@ -1,4 +1,4 @@
-"""Which of several pictures shows best what a prompt says: a classifier of attributes, asked for those that it names.
+"""Whether pictures show what a prompt says: classifiers of attributes, asked for those that it names.
 
 To make several pictures and keep what another network likes best is the rejection sampling of Razavi et al. 2019
 ("VQ-VAE-2") and the reranking of Ramesh et al. 2021 ("DALL-E").
@@ -7,14 +7,23 @@ Shapes: K pictures, H x W their size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from toile.models.classifier import ARTICLE_TYPE, BASE_COLOUR, FIELDS, AttributeClassifier, AttributeClassifierConfig
+from toile.errors import ToileError
+from toile.models.classifier import (
+    ARTICLE_TYPE,
+    BASE_COLOUR,
+    FIELDS,
+    AttributeClassifier,
+    AttributeClassifierConfig,
+    AttributeLabels,
+)
 from toile.text.reader import PromptReader
 from toile.text.word_tables import WordTables
 from toile.weights.folder import load_component
@@ -24,34 +33,52 @@ from toile.weights.mapping import FLOAT32_ON_CPU, Placement
 _SLOTS: Mapping[str, str] = {BASE_COLOUR: "colour", "gender": "people", "usage": "usage", "pattern": "pattern"}
 
 
+Wanted = Mapping[str, tuple[int, ...]]
+"""For each attribute that a prompt names, which of the classifier's outputs are right, any of them."""
+
+
 @dataclass(frozen=True, eq=False)
 class Ranker:
-    """Looks at pictures with a classifier that learnt from the pictures the model learnt from, and judges nothing else.
+    """Looks at pictures with classifiers that learnt from the pictures the model learnt from, and that judge nothing
+    else. Several, which differ in the seed of their training, are surer together (Lakshminarayanan et al. 2017, "Deep
+    ensembles"): what only one of them sees does not count for much.
 
     Attributes:
-        classifier: names attributes of pictures, in the terms of a catalogue.
+        classifiers: name attributes of pictures, in the terms of a catalogue; all tell the same labels apart.
         reader: finds them in prompts, and knows what captions say for a term.
+
+    Raises:
+        ToileError: classifiers of different labels.
     """
 
-    classifier: AttributeClassifier
+    classifiers: tuple[AttributeClassifier, ...]
     reader: PromptReader
 
+    def __post_init__(self) -> None:
+        if any(classifier.config.labels != self.labels for classifier in self.classifiers):
+            raise ToileError("the classifiers of a ranker must tell the same labels apart; train them on the same data")
+
     @classmethod
-    def load(cls, folder: Path, reader: PromptReader, placement: Placement = FLOAT32_ON_CPU) -> Ranker:
-        """Reads the folder of a classifier (config.json and weights), always in float32, as near scores decide.
+    def load(cls, folders: Sequence[Path], reader: PromptReader, placement: Placement = FLOAT32_ON_CPU) -> Ranker:
+        """Reads folders of classifiers (config.json and weights), always in float32, as near scores decide.
 
         Raises:
             ToileError: a part is missing, damaged or does not fit.
         """
         placement = replace(placement, dtype=torch.float32)
-        classifier = load_component(folder, AttributeClassifier, AttributeClassifierConfig, placement)
-        return cls(classifier.eval().requires_grad_(False), reader)
+        read = [load_component(path, AttributeClassifier, AttributeClassifierConfig, placement) for path in folders]
+        return cls(tuple(classifier.eval().requires_grad_(False) for classifier in read), reader)
 
-    def wanted(self, prompt: str) -> dict[str, tuple[int, ...]]:
+    @property
+    def labels(self) -> AttributeLabels:
+        """What the classifiers tell apart."""
+        return self.classifiers[0].config.labels
+
+    def wanted(self, prompt: str) -> Wanted:
         """For each attribute that a prompt names, which of the classifier's outputs are right, any of them."""
         # Only what it says, whatever else stands in it: nothing is drawn, and no word taken for a slip of the pen.
         fields = self.reader.read(prompt, keep_unknown=True).fields
-        labels, tables = self.classifier.config.labels, self.reader.tables
+        labels, tables = self.labels, self.reader.tables
         found: dict[str, tuple[int, ...]] = {}
         counts = tables.articles.get(fields.get("article", ""))
         if counts is not None:
@@ -63,6 +90,48 @@ class Ranker:
             if said and right:
                 found[attribute] = tuple(right)
         return found
+
+    def log_probabilities(self, images: Tensor, noise: float = 0.0) -> dict[str, Tensor]:
+        """What the classifiers say of pictures, together.
+
+        Args:
+            images: (B, 3, H, W) around [-1, 1].
+            noise: standard deviation of what is added to the pictures, for each classifier something else, and always
+                the same. Gradients through it go along what can be seen, less along traces that only classifiers see
+                (Smilkov et al. 2017, "SmoothGrad").
+
+        Returns:
+            Of each attribute (B, outputs), the logarithm of the mean of what the classifiers give it.
+        """
+        device = self.classifiers[0].conv_in.weight.device
+        images = images.to(device, torch.float32).clamp(-1, 1)
+        seen = [images] * len(self.classifiers)
+        if noise:
+            seen = [images + noise * _grain(number, images) for number in range(len(self.classifiers))]
+        found = [classifier(pictures) for classifier, pictures in zip(self.classifiers, seen, strict=True)]
+        return {
+            attribute: torch.stack([outputs[attribute].log_softmax(1) for outputs in found]).logsumexp(0)
+            - math.log(len(found))
+            for attribute in self.labels.attributes
+        }
+
+    @staticmethod
+    def answers(log_probabilities: Mapping[str, Tensor], wanted: Sequence[Wanted]) -> Tensor:
+        """How surely each of B pictures shows all that is wanted of it.
+
+        Args:
+            log_probabilities: of the pictures, as `log_probabilities` gives them.
+            wanted: B times what `wanted` gives.
+
+        Returns:
+            (B,) logarithm of the probability of all together, as if attributes did not depend on each other; 0 where
+            nothing is wanted.
+        """
+        rows = []
+        for row, attributes in enumerate(wanted):
+            found = [log_probabilities[name][row, list(right)].logsumexp(0) for name, right in attributes.items()]
+            rows.append(torch.stack(found).sum() if found else next(iter(log_probabilities.values())).new_zeros(()))
+        return torch.stack(rows)
 
     @torch.inference_mode()
     def scores(self, images: Tensor, prompt: str) -> Tensor:
@@ -79,9 +148,14 @@ class Ranker:
         wanted = self.wanted(prompt)
         if not wanted:
             return torch.ones(len(images))
-        device = self.classifier.conv_in.weight.device
-        outputs = self.classifier(images.to(device, torch.float32).clamp(-1, 1))
-        return torch.stack([outputs[name].softmax(1)[:, list(right)].sum(1) for name, right in wanted.items()]).amin(0)
+        found = self.log_probabilities(images)
+        return torch.stack([found[name].exp()[:, list(right)].sum(1) for name, right in wanted.items()]).amin(0)
+
+
+def _grain(number: int, images: Tensor) -> Tensor:
+    """(3, H, W), the same for every picture of one size."""
+    generator = torch.Generator().manual_seed(number)
+    return torch.randn(images.shape[1:], generator=generator).to(images.device)
 
 
 def _said(tables: WordTables, slot: str, label: str) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Generator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,53 +21,14 @@ from toile.generation.request import GenerateRequest
 from toile.generation_settings import ModelSettings
 from toile.latent_diffusion import LatentDiffusion
 from toile.model_files.folder import read_folder
-from toile.model_folder import RANKER_FOLDER, WORDS_NAME, read_model_facts
-from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig, AttributeLabels
+from toile.model_folder import RANKER_FOLDER
+from toile.models.classifier import AttributeClassifier
 from toile.picture_recipe import Toward, read_recipe
 from toile.ranker import Ranker
-from toile.text.reader import PromptReader
-from toile.text.word_tables import ArticleCounts, WordTables
 from toile.weights.files import write_json_atomically
-from toile.weights.folder import save_component
 
-LABELS = AttributeLabels(("Belts", "Dresses"), ("Red", "Maroon", "Burgundy", "Blue"), ("Men", "Women"))
-TABLES = WordTables(
-    known={"red": 9, "maroon": 9, "dress": 9, "shirt": 9, "for": 9, "women": 9},
-    meanings={
-        "colour": {"red": ("red",), "maroon": ("maroon",), "burgundy": ("maroon",)},
-        "article": {"dress": ("dress",), "shirt": ("shirt",), "frock": ("dress",)},
-        "people": {"women": ("women",), "wife": ("women",)},
-    },
-    articles={
-        "dress": ArticleCounts("Dresses", "Apparel", 10, {}, {}, {}),
-        "shirt": ArticleCounts("Shirts", "Apparel", 10, {}, {}, {}),
-    },
-    silent=("a", "my", "for", "and"),
-    no_slips=(),
-)
 PROMPT = "red dress for women"
 NUM = 6
-
-
-@pytest.fixture(scope="module")
-def classifier() -> AttributeClassifier:
-    torch.manual_seed(0)
-    network = AttributeClassifier(AttributeClassifierConfig((8, 16), 4, LABELS))
-    for head in network.heads.values():
-        torch.nn.init.normal_(head.weight, std=20.0)  # type: ignore[arg-type]  # so that like pictures differ
-    return network.eval()
-
-
-@pytest.fixture(scope="module")
-def model(
-    tiny_folder: Path, classifier: AttributeClassifier, tmp_path_factory: pytest.TempPathFactory
-) -> LatentDiffusion:
-    folder = tmp_path_factory.mktemp("ranking") / "tiny"
-    shutil.copytree(tiny_folder, folder)
-    (folder / WORDS_NAME).write_text(json.dumps(asdict(TABLES)), encoding="utf-8")
-    save_component(folder / RANKER_FOLDER, classifier, classifier.config, {}, torch.float32)
-    assert read_model_facts(folder).hash != read_model_facts(tiny_folder).hash
-    return LatentDiffusion.load(folder, device="cpu", dtype="float32")
 
 
 def made(model: LatentDiffusion, prompt: str = PROMPT, **given: object) -> list[Picture]:
@@ -78,8 +38,7 @@ def made(model: LatentDiffusion, prompt: str = PROMPT, **given: object) -> list[
     return [event for event in generate(model, request) if isinstance(event, Picture)]
 
 
-def test_what_a_prompt_names_is_found_among_the_labels(classifier: AttributeClassifier) -> None:
-    ranker = Ranker(classifier, PromptReader(TABLES))
+def test_what_a_prompt_names_is_found_among_the_labels(ranker: Ranker) -> None:
     everything = {"article_type": (1,), "base_colour": (1, 2), "gender": (1,)}
     assert ranker.wanted("a burgundy frock for my wife") == everything
     assert ranker.wanted("shirt") == {"article_type": (2,)}  # all other types
@@ -87,11 +46,10 @@ def test_what_a_prompt_names_is_found_among_the_labels(classifier: AttributeClas
     assert ranker.wanted("what else") == {}
 
 
-def test_a_score_is_the_least_probability_of_what_is_named(classifier: AttributeClassifier) -> None:
+def test_a_score_is_the_least_probability_of_what_is_named(ranker: Ranker, classifier: AttributeClassifier) -> None:
     images = torch.rand(3, 3, 32, 24) * 2 - 1
     outputs = {name: logits.softmax(1) for name, logits in classifier(images).items()}
     named = outputs["article_type"][:, 1], outputs["base_colour"][:, 1:3].sum(1), outputs["gender"][:, 1]
-    ranker = Ranker(classifier, PromptReader(TABLES))
     torch.testing.assert_close(ranker.scores(images, "maroon dress for women"), torch.stack(named).amin(0).detach())
     assert ranker.scores(images, "what else").tolist() == [1, 1, 1]
 
@@ -119,16 +77,16 @@ def test_the_first_that_is_good_is_taken_or_the_best(
     assert seen == probabilities[:looked_at]
 
 
-def test_the_picture_of_the_chosen_noise_is_made(model: LatentDiffusion) -> None:
-    assert model.ranker is not None
-    for picture in made(model, num_images=3):
+def test_the_picture_of_the_chosen_noise_is_made(ranked_model: LatentDiffusion) -> None:
+    assert ranked_model.ranker is not None
+    for picture in made(ranked_model, num_images=3):
         chosen, seed = picture.recipe.chosen_noises, picture.recipe.seed
-        others = [_with_noise(model, picture, number) for number in range(NUM)]
-        scores = model.ranker.scores(images_from_pixels(torch.stack(others)), PROMPT).tolist()
+        others = [_with_noise(ranked_model, picture, number) for number in range(NUM)]
+        scores = ranked_model.ranker.scores(images_from_pixels(torch.stack(others)), PROMPT).tolist()
         good = [number for number, score in enumerate(scores) if score >= 0.5]
         assert chosen == ((good or [scores.index(max(scores))])[0],), seed
         assert np.array_equal(others[chosen[0]].numpy(), picture.pixels)
-    assert len({picture.recipe.chosen_noises for picture in made(model, num_images=5)}) > 1
+    assert len({picture.recipe.chosen_noises for picture in made(ranked_model, num_images=5)}) > 1
 
 
 def _with_noise(model: LatentDiffusion, picture: Picture, number: int) -> torch.Tensor:
@@ -136,23 +94,25 @@ def _with_noise(model: LatentDiffusion, picture: Picture, number: int) -> torch.
     return torch.from_numpy(remake(model, recipe).pixels)
 
 
-def test_the_choice_is_the_pictures_own_whatever_else_is_made(model: LatentDiffusion) -> None:
-    together = made(model, num_images=3, batch_size=3)
-    alone = [made(model, seed=3 + number)[0] for number in range(3)]
+def test_the_choice_is_the_pictures_own_whatever_else_is_made(ranked_model: LatentDiffusion) -> None:
+    together = made(ranked_model, num_images=3, batch_size=3)
+    alone = [made(ranked_model, seed=3 + number)[0] for number in range(3)]
     assert [one.recipe.chosen_noises for one in together] == [one.recipe.chosen_noises for one in alone]
 
 
-def test_replay_chooses_nothing_anew(model: LatentDiffusion, tiny_model: LatentDiffusion, tmp_path: Path) -> None:
-    picture = next(one for one in made(model, num_images=5) if one.recipe.chosen_noises != (0,))
+def test_replay_chooses_nothing_anew(
+    ranked_model: LatentDiffusion, tiny_model: LatentDiffusion, tmp_path: Path
+) -> None:
+    picture = next(one for one in made(ranked_model, num_images=5) if one.recipe.chosen_noises != (0,))
     picture.save(tmp_path / "a.png")
     assert read_recipe(tmp_path / "a.png") == picture.recipe
-    assert replay(tmp_path / "a.png", model).identical
+    assert replay(tmp_path / "a.png", ranked_model).identical
     assert replay(tmp_path / "a.png", tiny_model).identical  # which has no ranker
 
 
-def test_a_damaged_ranker_is_told_before_anything_is_made(model: LatentDiffusion, tmp_path: Path) -> None:
-    assert model.origin is not None
-    folder = Path(shutil.copytree(model.origin, tmp_path / "damaged"))
+def test_a_damaged_ranker_is_told_before_anything_is_made(ranked_model: LatentDiffusion, tmp_path: Path) -> None:
+    assert ranked_model.origin is not None
+    folder = Path(shutil.copytree(ranked_model.origin, tmp_path / "damaged"))
     weights = folder / RANKER_FOLDER / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     damaged = LatentDiffusion.load(folder, device="cpu", dtype="float32")
@@ -162,32 +122,31 @@ def test_a_damaged_ranker_is_told_before_anything_is_made(model: LatentDiffusion
 
 
 @pytest.mark.parametrize("prompt", ["", "what else"])
-def test_where_nothing_is_named_the_first_noise_stays(model: LatentDiffusion, prompt: str) -> None:
-    [searched], [plain] = made(model, prompt), made(model, prompt, noise_candidates=1)
+def test_where_nothing_is_named_the_first_noise_stays(ranked_model: LatentDiffusion, prompt: str) -> None:
+    [searched], [plain] = made(ranked_model, prompt), made(ranked_model, prompt, noise_candidates=1)
     assert np.array_equal(searched.pixels, plain.pixels)
     assert (searched.recipe.chosen_noises, plain.recipe.chosen_noises) == ((0,), ())
 
 
-def test_ways_between_pictures_begin_and_end_with_them(model: LatentDiffusion, tmp_path: Path) -> None:
+def test_ways_between_pictures_begin_and_end_with_them(ranked_model: LatentDiffusion, tmp_path: Path) -> None:
     other = "maroon dress"
-    [own], [end] = made(model), made(model, other, seed=9)
-    first, last = (made(model, toward=Toward(other, 9, share))[0] for share in (0.0, 1.0))
+    [own], [end] = made(ranked_model), made(ranked_model, other, seed=9)
+    first, last = (made(ranked_model, toward=Toward(other, 9, share))[0] for share in (0.0, 1.0))
     assert first.recipe.chosen_noises == (*own.recipe.chosen_noises, *end.recipe.chosen_noises)
     assert np.array_equal(first.pixels, own.pixels) and np.array_equal(last.pixels, end.pixels)
-    [between] = made(model, toward=Toward(other, 9, 0.4))
+    [between] = made(ranked_model, toward=Toward(other, 9, 0.4))
     between.save(tmp_path / "a.png")
-    assert replay(tmp_path / "a.png", model).identical
+    assert replay(tmp_path / "a.png", ranked_model).identical
 
 
-def test_an_edit_begins_like_the_picture_that_leads_it(model: LatentDiffusion) -> None:
-    led, leading = made(model, "maroon dress", original=PROMPT, num_images=9), made(model, num_images=9)
-    alone = made(model, "maroon dress", num_images=9)
+def test_an_edit_begins_like_the_picture_that_leads_it(ranked_model: LatentDiffusion) -> None:
+    led, leading = made(ranked_model, "maroon dress", original=PROMPT, num_images=9), made(ranked_model, num_images=9)
+    alone = made(ranked_model, "maroon dress", num_images=9)
     chosen = [[one.recipe.chosen_noises for one in pictures] for pictures in (led, leading, alone)]
     assert chosen[0] == chosen[1] != chosen[2]
 
 
-def test_what_a_prompt_does_not_name_is_not_looked_for(classifier: AttributeClassifier) -> None:
-    ranker = Ranker(classifier, PromptReader(TABLES))
+def test_what_a_prompt_does_not_name_is_not_looked_for(ranker: Ranker) -> None:
     # As LoRAs, learned words and prompts as written leave them: no article is drawn, and nothing is a slip of the pen.
     assert ranker.wanted("red xyz <lora:monet:0.8>") == ranker.wanted("red <my-word>") == {"base_colour": (0,)}
     assert ranker.wanted("red sirt") == {"base_colour": (0,)}
@@ -198,39 +157,43 @@ def test_what_a_prompt_does_not_name_is_not_looked_for(classifier: AttributeClas
     [{"steps": 3}, {"guidance": 5.0}, {"sampler": "heun"}, {"spacing": "karras"}, {"deepcache": 2}, {"maps": True}],
     ids=str,
 )
-def test_pictures_of_one_seed_begin_alike_in_other_settings(model: LatentDiffusion, change: dict[str, object]) -> None:
-    usual, changed = made(model, num_images=5), made(model, num_images=5, **change)
+def test_pictures_of_one_seed_begin_alike_in_other_settings(
+    ranked_model: LatentDiffusion, change: dict[str, object]
+) -> None:
+    usual, changed = made(ranked_model, num_images=5), made(ranked_model, num_images=5, **change)
     assert [one.recipe.chosen_noises for one in usual] == [one.recipe.chosen_noises for one in changed]
 
 
 @pytest.mark.parametrize("prompt", ["(red:1.4) dress for women", "red (dress:-1) for women", "[red] dress for women"])
-def test_pictures_of_one_seed_begin_alike_with_other_weights(model: LatentDiffusion, prompt: str) -> None:
-    usual, weighted = made(model, num_images=5), made(model, prompt, num_images=5)
+def test_pictures_of_one_seed_begin_alike_with_other_weights(ranked_model: LatentDiffusion, prompt: str) -> None:
+    usual, weighted = made(ranked_model, num_images=5), made(ranked_model, prompt, num_images=5)
     assert [one.recipe.chosen_noises for one in usual] == [one.recipe.chosen_noises for one in weighted]
 
 
-def test_a_choice_that_was_none_is_refused(model: LatentDiffusion) -> None:
-    [picture] = made(model)
+def test_a_choice_that_was_none_is_refused(ranked_model: LatentDiffusion) -> None:
+    [picture] = made(ranked_model)
     for numbers, message in (((NUM,), "allowed"), ((0, 1), "one for each end")):
         with pytest.raises(ToileError, match=message):
             replace(picture.recipe, chosen_noises=numbers)
 
 
-def test_copies_without_the_ranker_begin_with_the_first_noise(model: LatentDiffusion, tmp_path: Path) -> None:
-    searching = replace(model.defaults, noise_candidates=NUM)
-    ranked = replace(model, defaults=searching, qualities={"draft": replace(searching, noise_candidates=2)})
+def test_copies_without_the_ranker_begin_with_the_first_noise(ranked_model: LatentDiffusion, tmp_path: Path) -> None:
+    searching = replace(ranked_model.defaults, noise_candidates=NUM)
+    ranked = replace(ranked_model, defaults=searching, qualities={"draft": replace(searching, noise_candidates=2)})
     ranked.save(tmp_path / "copy")
     copy = LatentDiffusion.load(tmp_path / "copy", device="cpu", dtype="float32")
     assert copy.ranker is None
     assert [copy.settings_of(name).noise_candidates for name in (None, "draft")] == [1, 1]
-    assert model.origin is not None
-    folder = Path(shutil.copytree(model.origin, tmp_path / "ranked"))
+    assert ranked_model.origin is not None
+    folder = Path(shutil.copytree(ranked_model.origin, tmp_path / "ranked"))
     write_json_atomically(folder / "toile.json", ModelSettings(searching).as_json())
     settings = read_folder(folder).settings
     assert settings is not None and settings.defaults.noise_candidates == 1
 
 
-def test_noises_are_chosen_before_a_batch_is_tried(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noises_are_chosen_before_a_batch_is_tried(
+    ranked_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So that a second try, in float32, makes the same pictures."""
     tried: list[tuple[tuple[int, ...], ...]] = []
     sample = Batch.sample
@@ -240,5 +203,5 @@ def test_noises_are_chosen_before_a_batch_is_tried(model: LatentDiffusion, monke
         return (yield from sample(batch, with_model))
 
     monkeypatch.setattr(Batch, "sample", watched)
-    pictures = made(model, num_images=3, batch_size=3)
+    pictures = made(ranked_model, num_images=3, batch_size=3)
     assert tried == [tuple(picture.recipe.chosen_noises for picture in pictures)] and all(tried[0])

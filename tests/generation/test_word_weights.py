@@ -15,9 +15,10 @@ from toile.errors import ToileError
 from toile.generation.pictures import Picture, generate, remake
 from toile.generation.request import GenerateRequest
 from toile.generation_settings import GenerationSettings
-from toile.latent_diffusion import LatentDiffusion, PromptForm
+from toile.latent_diffusion import LatentDiffusion
 from toile.nn.attention import Attention
 from toile.picture_recipe import read_recipe
+from toile.text.encoded_prompts import PromptForm
 from toile.text.word_weights import LATER_SHARE, WORD_WEIGHTS, weigh_states, weigh_values
 
 LONG = "navy blue checked shirt for men, black leather belt, red floral dress for women"  # 2 rows of the tiny model

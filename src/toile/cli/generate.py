@@ -49,6 +49,7 @@ def generate(
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
     guidance_rescale: float | None = None,
+    classifier_guidance: float | None = None,
     sampler: str | None = None,
     spacing: str | None = None,
     eta: float | None = None,
@@ -105,6 +106,7 @@ def generate(
         guidance: how strictly to follow the prompt; 1 is off, and twice as fast.
         guidance_interval: noise levels LOW HIGH between which guidance is on.
         guidance_rescale: 0 to 1, tames the contrast of strong guidance.
+        classifier_guidance: 0 to 1, how far the model's ranker leads to what the prompt names; 0 is off.
         sampler: for example ddim, euler, euler_ancestral, heun, dpmpp_2m, unipc; A1111's and diffusers' names work too.
         spacing: of the noise levels: trailing, leading, linspace or karras.
         eta: 0 to 1, share of fresh noise, for the samplers that take some.
@@ -157,6 +159,7 @@ def generate(
         "guidance": guidance,
         "guidance_interval": guidance_interval,
         "guidance_rescale": guidance_rescale,
+        "classifier_guidance": classifier_guidance,
         "sampler": sampler,
         "spacing": spacing,
         "eta": eta,

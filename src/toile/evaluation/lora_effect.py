@@ -93,7 +93,7 @@ def measure_lora(
 
 def _request(prompts: Sequence[str], seed: int, num_seeds: int, loras: tuple[LoRAUse, ...]) -> GenerateRequest:
     """Pictures that begin with the first noise of their seeds, with the LoRA and without."""
-    return GenerateRequest(tuple(prompts), seed, num_seeds, loras=loras, noise_candidates=1)
+    return GenerateRequest(tuple(prompts), seed, num_seeds, loras=loras, noise_candidates=1, classifier_guidance=0.0)
 
 
 def sign_flip_test(changes: np.ndarray, seed: int, num_flips: int = NUM_FLIPS) -> tuple[float, float]:

@@ -13,28 +13,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toile.data.images import pixels_from_images
-from toile.diffusion.denoiser import Denoiser, DenoiserLike, Network
-from toile.diffusion.guidance import ClassifierFreeGuidance, ScaledNetwork
-from toile.diffusion.inpainting import InpaintingNetwork, KnownRegion
+from toile.diffusion.denoiser import Denoiser
 from toile.diffusion.noise import ImageNoise
 from toile.diffusion.samplers import SamplerStep, ddim, dpmpp_2m_sde, euler_ancestral, find_sampler
 from toile.diffusion.samplers.steps import Denoise, NoiseSource
 from toile.diffusion.schedule import start_latents
-from toile.errors import ToileError
-from toile.generation.approximations import DeepCache, TemporalGate
-from toile.generation.attention_control import EditedAttention
+from toile.generation.guides import Guides
 from toile.generation.noise_search import best_answered, candidate_draw, first_good, sketch_settings, unweighted
 from toile.generation.prompt_forms import form_of
-from toile.generation.prompt_to_prompt import EditShares, PromptToPrompt, align
 from toile.generation.request import ImageRequest
 from toile.generation.source import EncodedSource, SourceImage, encode_source, steps_of_strength
 from toile.generation.word_maps import WordMaps
 from toile.generation_settings import GenerationSettings
-from toile.latent_diffusion import LatentDiffusion, PromptForm
+from toile.latent_diffusion import LatentDiffusion
 from toile.lora import LoRA, ModelAdaptation
 from toile.models.safety_checker import SafetyScores, blurred
 from toile.ranker import Ranker
-from toile.text.rows import tokenize_prompt
 
 _SAMPLERS_WITH_ETA = {"ddim": ddim, "euler_ancestral": euler_ancestral, "dpmpp_2m_sde": dpmpp_2m_sde}
 _BLACK = -1 + 1 / 255  # decoded values below it round to 0
@@ -110,7 +104,7 @@ class Batch:
         source: what they begin with.
         with_maps: whether attention to words is collected.
         loras: those that the images use, by their sources; all images use the same.
-        ranker: that chooses among noises; without one attention does.
+        ranker: that chooses among noises, without one attention does; and that leads the sampler.
     """
 
     first: int
@@ -180,6 +174,9 @@ class Batch:
             images = torch.stack([blurred(i) if s.flagged else i for i, s in zip(images, safety, strict=True)])
         return Made(pixels_from_images(images).cpu(), self._shown_maps(model, maps), safety)
 
+    def _guides(self, model: LatentDiffusion, start: _Pass) -> Guides:
+        return Guides(model, self.images, self.rows, self.settings, start.source, self.ranker)
+
     def _shown_maps(self, model: LatentDiffusion, maps: WordMaps | None) -> Tensor | None:
         """The maps, over what finished pictures show."""
         if maps is None:
@@ -231,7 +228,7 @@ class Batch:
     ) -> Generator[GenerateStep, None, Tensor]:
         x = start.x
         with adaptation.applied():
-            plain = self._denoise(model, start, maps)
+            plain = self._guides(model, start).denoise(start.sigmas, maps)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             with adaptation.applied():  # not while the caller has a step in hand
@@ -293,7 +290,7 @@ class Batch:
         """Images (B, 3, H, W) from this noise, without second pass and enlarging."""
         sigmas = model.schedule.sampling_sigmas(self.settings.steps, self.settings.spacing)
         start = _Pass(start_latents(noise, sigmas[0]).to(model.device), sigmas, self._noise(self._shape(model)), source)
-        denoise = self._denoise(model, start, None)
+        denoise = self._guides(model, start).denoise(sigmas, None)
         x = start.x
         for step in _run_sampler(self.settings, denoise, x, sigmas, start.noise):
             x = step.x
@@ -317,74 +314,6 @@ class Batch:
     def _noise(self, shape: tuple[int, int, int]) -> NoiseSource:
         """The draws of all rows, (rows, *shape)."""
         return lambda index: torch.cat([row.noise(shape, (index, index)) for row in self.rows])
-
-    # ---------------------------------------------------------------------------------------- what guides the sampler
-
-    def _denoise(self, model: LatentDiffusion, start: _Pass, maps: WordMaps | None) -> Denoise:
-        settings, source = self.settings, start.source
-        form = form_of(self.images, model, settings)
-        cond = self._encoded(model, form)
-        network = self._network(model)
-        if source is not None and source.kept is not None and source.grey_mask is not None:
-            network = InpaintingNetwork(network, source.grey_mask, source.kept)
-        plain = Denoiser(network, model.schedule, model.dtype)
-        denoiser: DenoiserLike = plain
-        if settings.guidance != 1 and not model.unet.config.guides_itself:
-            uncond = model.encode_prompts([settings.negative], settings.word_weights, form).states
-            denoiser = ClassifierFreeGuidance(
-                denoiser, uncond, settings.guidance, settings.guidance_interval, settings.guidance_rescale
-            )
-        if settings.tgate < 1:
-            denoiser = TemporalGate(denoiser, plain, model.unet, start.sigmas, settings.tgate)
-        if source is not None and source.latent_mask is not None:
-            denoiser = KnownRegion(denoiser, source.latents, source.latent_mask)
-        if self.is_edit:
-            denoiser = self._editing(denoiser, model, form, start.sigmas)
-        if maps is not None:
-            denoiser = EditedAttention(denoiser, model.unet, maps)
-        return lambda x, sigma: denoiser(x, sigma, cond)
-
-    def _network(self, model: LatentDiffusion) -> Network:
-        settings = self.settings
-        if model.unet.config.guides_itself:
-            check_self_guided(settings)
-            return ScaledNetwork(model.unet, settings.guidance)
-        return model.unet if settings.deepcache == 1 else DeepCache(model.unet, settings.deepcache)
-
-    def _encoded(self, model: LatentDiffusion, form: PromptForm) -> Tensor:
-        """Text states of all rows; a prompt that many have is encoded once."""
-        pairs = [(row.prompt, row.prompt if row.toward is None else row.toward.prompt) for row in self.rows]
-        prompts = list(dict.fromkeys(prompt for pair in pairs for prompt in pair))
-        states = model.encode_prompts(prompts, self.settings.word_weights, form).states
-        own, other = (states[[prompts.index(prompt) for prompt in column]] for column in zip(*pairs, strict=True))
-        if not any(row.toward for row in self.rows):
-            return own
-        shares = states.new_tensor([row.toward.share if row.toward else 0.0 for row in self.rows])
-        return own.lerp(other, shares.view(-1, *[1] * (states.ndim - 1)))
-
-    def _editing(
-        self, denoiser: DenoiserLike, model: LatentDiffusion, form: PromptForm, sigmas: Tensor
-    ) -> PromptToPrompt:
-        tokens = [tokenize_prompt(model.tokenizer, row.prompt) for row in self.rows]
-        pairs = zip(tokens[::2], tokens[1::2], strict=True)
-        alignments = [align(original, edited, form.num_rows) for original, edited in pairs]
-        shares = EditShares(self.settings.edit_cross, self.settings.edit_self)
-        return PromptToPrompt(denoiser, model.unet, alignments, sigmas, shares)
-
-
-def check_self_guided(settings: GenerationSettings) -> None:
-    """Refuses what needs guidance from outside, for a model that guides itself.
-
-    Raises:
-        ToileError: a setting that would have no effect, or another one than it has elsewhere.
-    """
-    plain = GenerationSettings(settings.width, settings.height)
-    for name in ("negative", "guidance_interval", "guidance_rescale", "tgate", "deepcache"):
-        if getattr(settings, name) != getattr(plain, name):
-            raise ToileError(
-                f"{name} is {getattr(settings, name)!r}: this model was distilled and guides itself, in few steps and "
-                "as it learnt to; leave it out, or use the model it was distilled from"
-            )
 
 
 def _run_sampler(

@@ -98,7 +98,7 @@ class PicturePlan:
         settings: with names resolved.
         source: what they begin with.
         loras: those that they use, by their sources.
-        ranker: that chooses the noises, if there are several and the model has one.
+        ranker: that chooses among noises or leads the sampler, where there is need of one and the model has it.
         with_maps: whether attention to words is collected.
     """
 
@@ -147,8 +147,22 @@ def plan_pictures(
     images = request.images() if images is None else images
     images = images if request.as_written else read_images(model, images)
     loras = load_loras(model, images) if loras is None else loras
-    ranker = None if settings.noise_candidates == 1 else model.ranker
-    return PicturePlan(model, images, settings, source, loras, ranker, request.maps)
+    return PicturePlan(model, images, settings, source, loras, _ranker_of(model, settings, images), request.maps)
+
+
+def _ranker_of(
+    model: LatentDiffusion, settings: GenerationSettings, images: Sequence[ImageRequest]
+) -> Ranker | None:
+    """The model's ranker, if noises are to be chosen or the sampler to be led."""
+    chooses = settings.noise_candidates > 1 and not all(image.chosen_noises for image in images)
+    leads = settings.classifier_guidance > 0
+    ranker = model.ranker if chooses or leads else None
+    if leads and ranker is None:
+        raise ToileError(
+            f"classifier_guidance is {settings.classifier_guidance:g}: this model has no ranker that could lead; leave "
+            "it out, or set it to 0"
+        )
+    return ranker
 
 
 def load_loras(model: LatentDiffusion, images: Sequence[ImageRequest]) -> dict[str, LoRA]:
@@ -186,7 +200,7 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source:
         recipe.text, recipe.seed, recipe.original, recipe.toward, uses, typed, recipe.chosen_noises
     )
     images = [image] * rows
-    ranker = None if settings.noise_candidates == 1 or recipe.chosen_noises else model.ranker
+    ranker = _ranker_of(model, settings, images)
     plan = PicturePlan(model, images, settings, source, load_loras(model, images), ranker)
     events = plan.make(range(rows))
     pictures = [event for event in events if isinstance(event, Picture)]
@@ -274,7 +288,8 @@ def _all_batches(plan: PicturePlan, part: range) -> Generator[Event, None, None]
         user = model
         made = yield from batch.sample(user)
         if made is None and model.dtype != torch.float32:
-            user = in_float32 = in_float32 or model.in_float32()
+            with torch.inference_mode(False):  # so that gradients can be taken through it
+                user = in_float32 = in_float32 or model.in_float32()
             made = yield from batch.sample(user)
         if made is None:
             raise WorkFailedError(

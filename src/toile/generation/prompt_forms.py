@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from toile.generation.request import ImageRequest
 from toile.generation_settings import GenerationSettings
-from toile.latent_diffusion import LatentDiffusion, PromptForm
+from toile.latent_diffusion import LatentDiffusion
+from toile.text.encoded_prompts import PromptForm
 
 
 def form_of(images: Sequence[ImageRequest], model: LatentDiffusion, settings: GenerationSettings) -> PromptForm:

@@ -97,6 +97,7 @@ def few_step_settings(defaults: GenerationSettings, config: DistillationConfig) 
         eta=None,
         negative="",
         noise_candidates=1,
+        classifier_guidance=0.0,
         deepcache=1,
         tgate=1.0,
     )

@@ -41,6 +41,7 @@ class Settings(BaseModel):
     guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float | None = None
+    classifier_guidance: float | None = None
     sampler: str | None = None
     spacing: str | None = None
     eta: float | None = None

@@ -1,0 +1,193 @@
+"""Classifier guidance in pictures: a ranker leads to what prompts name, and to nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toile.data.images import images_from_pixels
+from toile.errors import ToileError
+from toile.generation.batch import Batch, Made
+from toile.generation.guides import insisted_on
+from toile.generation.memory import estimated_bytes
+from toile.generation.pictures import Picture, generate
+from toile.generation.replay import replay
+from toile.generation.request import GenerateRequest
+from toile.generation.source import SourceImage
+from toile.latent_diffusion import LatentDiffusion
+from toile.model_description import describe_model
+from toile.model_folder import RANKER_FOLDER, read_model_facts
+from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig, AttributeLabels
+from toile.picture_recipe import Toward, read_recipe
+from toile.ranker import Ranker
+from toile.weights.folder import save_component
+
+PROMPT = "red dress for women"
+
+
+def made(model: LatentDiffusion, prompt: str = PROMPT, **given: object) -> list[Picture]:
+    usual = {"seed": 3, "steps": 6, "guidance": 1.0, "classifier_guidance": 0.3}
+    request = GenerateRequest((prompt,), **{**usual, **given})  # type: ignore[arg-type]
+    return [event for event in generate(model, request) if isinstance(event, Picture)]
+
+
+def pixels(pictures: list[Picture]) -> torch.Tensor:
+    return torch.stack([torch.from_numpy(picture.pixels) for picture in pictures])
+
+
+def surely(model: LatentDiffusion, pictures: list[Picture], prompt: str = PROMPT) -> torch.Tensor:
+    assert model.ranker is not None
+    found = model.ranker.log_probabilities(images_from_pixels(pixels(pictures)))
+    return model.ranker.answers(found, [model.ranker.wanted(prompt)] * len(pictures))
+
+
+def test_pictures_show_more_surely_what_is_named(ranked_model: LatentDiffusion) -> None:
+    led, free = (made(ranked_model, num_images=6, classifier_guidance=scale) for scale in (0.3, 0.0))
+    gain = surely(ranked_model, led) - surely(ranked_model, free)
+    assert float(gain.mean()) > 0.5 and int((gain > 0).sum()) >= 5
+    assert [picture.recipe.settings.classifier_guidance for picture in (led[0], free[0])] == [0.3, 0.0]
+
+
+@pytest.mark.parametrize("prompt", ["", "what else", "[red] [dress]"])
+def test_where_nothing_is_named_nothing_is_changed(ranked_model: LatentDiffusion, prompt: str) -> None:
+    [led], [free] = made(ranked_model, prompt), made(ranked_model, prompt, classifier_guidance=0.0)
+    assert np.array_equal(led.pixels, free.pixels)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"vae_bands": True},
+        {"width": 48, "height": 64},
+        {"hires_scale": 2.0},
+        {"sampler": "heun"},
+        {"maps": True},
+        {"guidance": 3.0, "tgate": 0.5, "deepcache": 2},
+        {"original": "maroon dress"},
+    ],
+    ids=str,
+)
+def test_it_goes_with_every_other_way(ranked_model: LatentDiffusion, how: dict[str, object], tmp_path: Path) -> None:
+    [led], [free] = made(ranked_model, **how), made(ranked_model, classifier_guidance=0.0, **how)  # type: ignore[arg-type]
+    assert led.pixels.shape == free.pixels.shape and not np.array_equal(led.pixels, free.pixels)
+    led.save(tmp_path / "a.png")
+    assert replay(tmp_path / "a.png", ranked_model).identical
+
+
+def test_memory_for_the_way_back_is_counted(ranked_model: LatentDiffusion) -> None:
+    usual = replace(ranked_model.defaults, batch_size=64)
+    assert estimated_bytes(ranked_model, replace(usual, classifier_guidance=0.1)) > estimated_bytes(ranked_model, usual)
+
+
+def test_noise_is_the_same_each_time_and_another_for_each_classifier(ranker: Ranker) -> None:
+    several = Ranker(ranker.classifiers * 2, ranker.reader)
+    images = torch.rand(3, 3, 32, 24) * 2 - 1
+    once, again = (several.log_probabilities(images, 0.3)["gender"] for _ in range(2))
+    assert torch.equal(once, again) and not torch.equal(once, ranker.log_probabilities(images, 0.3)["gender"])
+    torch.testing.assert_close(several.log_probabilities(images)["gender"], ranker.log_probabilities(images)["gender"])
+    torch.testing.assert_close(once[1:2], several.log_probabilities(images[1:2], 0.3)["gender"])
+
+
+def test_who_names_nothing_is_not_changed_by_others_in_the_batch(ranked_model: LatentDiffusion) -> None:
+    together = GenerateRequest((PROMPT, "a a"), 3, steps=6, batch_size=2, classifier_guidance=0.3)
+    free = replace(together, classifier_guidance=0.0)
+    led, alone = (
+        [event for event in generate(ranked_model, request) if isinstance(event, Picture)]
+        for request in (together, free)
+    )
+    assert not np.array_equal(led[0].pixels, alone[0].pixels)
+    assert np.array_equal(led[1].pixels, alone[1].pixels)
+
+
+def test_a_picture_is_replayed_to_the_bit(ranked_model: LatentDiffusion, tmp_path: Path) -> None:
+    for number, picture in enumerate(made(ranked_model, num_images=3, batch_size=2)):
+        picture.save(tmp_path / f"{number}.png")
+        assert read_recipe(tmp_path / f"{number}.png") == picture.recipe
+        assert replay(tmp_path / f"{number}.png", ranked_model).identical
+
+
+def test_a_model_without_a_ranker_says_so(tiny_model: LatentDiffusion) -> None:
+    with pytest.raises(ToileError, match="no ranker"):
+        generate(tiny_model, GenerateRequest((PROMPT,), classifier_guidance=0.1))
+    for wrong in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ToileError, match="classifier_guidance"):
+            made(tiny_model, classifier_guidance=wrong)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "insisted"),
+    [
+        ("red dress", "red dress"),
+        ("(red:1.2) dress", "red dress"),
+        ("(red:0.4) dress", "dress"),
+        ("red (dress:-1)", "red"),
+        ("[red] [dress]", ""),
+    ],
+)
+def test_what_weighs_less_is_not_insisted_on(ranker: Ranker, prompt: str, insisted: str) -> None:
+    assert ranker.wanted(insisted_on(prompt)) == ranker.wanted(insisted)
+
+
+def test_ways_between_pictures_begin_and_end_with_them(ranked_model: LatentDiffusion) -> None:
+    other = "maroon dress"
+    [own], [end] = made(ranked_model), made(ranked_model, other, seed=9)
+    first, last = (made(ranked_model, toward=Toward(other, 9, share))[0] for share in (0.0, 1.0))
+    assert np.array_equal(first.pixels, own.pixels) and np.array_equal(last.pixels, end.pixels)
+
+
+def test_what_a_mask_keeps_is_kept(ranked_model: LatentDiffusion) -> None:
+    [picture] = made(ranked_model, classifier_guidance=0.0)
+    height, width = picture.pixels.shape[:2]
+    mask = np.zeros((height, width), np.uint8)
+    mask[: height // 2] = 255
+    [repainted] = made(ranked_model, source=SourceImage(picture.pixels, mask), strength=0.9)
+    assert np.array_equal(repainted.pixels[height // 2 :], picture.pixels[height // 2 :])
+    assert not np.array_equal(repainted.pixels, picture.pixels)
+
+
+def test_a_second_try_in_float32_is_led_too(ranked_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ranked_model.origin is not None
+    half = LatentDiffusion.load(ranked_model.origin, device="cpu", dtype="bfloat16")
+    sample = Batch.sample
+
+    def failing_in_half(batch: Batch, model: LatentDiffusion):  # type: ignore[no-untyped-def]
+        found: Made | None = yield from sample(batch, model)
+        return found if model.dtype == torch.float32 else None
+
+    [expected] = made(ranked_model)
+    monkeypatch.setattr(Batch, "sample", failing_in_half)
+    [picture] = made(half)
+    assert picture.warnings and np.abs(picture.pixels.astype(int) - expected.pixels).max() <= 1
+
+
+def test_several_classifiers_answer_together(
+    ranked_model: LatentDiffusion, classifier: AttributeClassifier, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    other = AttributeClassifier(classifier.config).eval()
+    assert ranked_model.origin is not None
+    folder = Path(shutil.copytree(ranked_model.origin, tmp_path / "several"))
+    shutil.rmtree(folder / RANKER_FOLDER)
+    for name, network in (("1", classifier), ("2", other)):
+        save_component(folder / RANKER_FOLDER / name, network, network.config, {}, torch.float32)
+    model = LatentDiffusion.load(folder, device="cpu", dtype="float32")
+    assert model.ranker is not None
+    images = torch.rand(3, 3, 32, 24) * 2 - 1
+    means = {name: (classifier(images)[name].softmax(1) + other(images)[name].softmax(1)) / 2 for name in ("gender",)}
+    torch.testing.assert_close(model.ranker.log_probabilities(images)["gender"].exp(), means["gender"])
+    described = [network.name for network in describe_model(folder).networks]
+    assert described[-2:] == ["ranker/1", "ranker/2"]
+    facts = read_model_facts(folder)
+    save_component(folder / RANKER_FOLDER / "2", classifier, classifier.config, {}, torch.float32)
+    assert len({facts.hash, read_model_facts(folder).hash, read_model_facts(ranked_model.origin).hash}) == 3
+
+
+def test_classifiers_of_other_labels_are_refused(ranker: Ranker) -> None:
+    other = AttributeClassifier(AttributeClassifierConfig((8, 16), 4, AttributeLabels(("Belts",))))
+    with pytest.raises(ToileError, match="same labels"):
+        Ranker((*ranker.classifiers, other), ranker.reader)
