@@ -97,9 +97,8 @@ def make_ours(folder: Path, arguments: argparse.Namespace) -> Callable[[int], ob
     """Our model, without the savings that diffusers' pipeline does not have."""
     set_threads(arguments)
     model = load(folder, "cpu", arguments.dtype)
-    plain = dataclasses.replace(
-        model.defaults, guidance_interval=None, guidance_rescale=0.0, negative="", noise_candidates=1
-    )
+    plain = dataclasses.replace(model.defaults, guidance_interval=None, guidance_rescale=0.0, negative="")
+    plain = dataclasses.replace(plain, noise_candidates=1, classifier_guidance=0.0)
     plain = dataclasses.replace(plain, sampler="ddim", spacing=None, eta=None)
     model = dataclasses.replace(model, defaults=plain)
     steps, guidance = arguments.steps, arguments.guidance

@@ -29,8 +29,9 @@ from toile.text.word_tables import WordTables
 from toile.weights.folder import load_component
 from toile.weights.mapping import FLOAT32_ON_CPU, Placement
 
-# Where a reading says what an attribute is; the article's type is that of its counts.
-_SLOTS: Mapping[str, str] = {BASE_COLOUR: "colour", "gender": "people", "usage": "usage", "pattern": "pattern"}
+# Where a reading says what an attribute is; the article's type is that of its counts. Usage is not asked for: it is
+# seen by the article, if at all, and classifiers that look for it miss what matters more (docs/runs.md).
+_SLOTS: Mapping[str, str] = {BASE_COLOUR: "colour", "gender": "people", "pattern": "pattern"}
 
 
 Wanted = Mapping[str, tuple[int, ...]]
