@@ -237,8 +237,13 @@ class ModelSettings:
 
     def unranked(self) -> ModelSettings:
         """The same for a copy of the model without its ranker: pictures begin with the first noise, and go unled."""
-        qualities = {name: _unranked(settings) for name, settings in self.qualities.items()}
-        return ModelSettings(_unranked(self.defaults), qualities)
+        first = {name: replace(settings, noise_candidates=1) for name, settings in self.qualities.items()}
+        return ModelSettings(replace(self.defaults, noise_candidates=1), first).unled()
+
+    def unled(self) -> ModelSettings:
+        """The same without classifier guidance."""
+        unled = {name: replace(settings, classifier_guidance=0.0) for name, settings in self.qualities.items()}
+        return ModelSettings(replace(self.defaults, classifier_guidance=0.0), unled)
 
     def _changes(self) -> dict[str, dict[str, Any]]:
         """Of each quality, what is not as in the defaults."""
@@ -247,10 +252,6 @@ class ModelSettings:
             name: {key: value for key, value in dataclasses.asdict(of_quality).items() if value != usual[key]}
             for name, of_quality in self.qualities.items()
         }
-
-
-def _unranked(settings: GenerationSettings) -> GenerationSettings:
-    return replace(settings, noise_candidates=1, classifier_guidance=0.0)
 
 
 def check_whole(name: str, value: int, low: int, high: int) -> None:

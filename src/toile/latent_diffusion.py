@@ -201,7 +201,7 @@ class LatentDiffusion:
 
     @cached_property
     def ranker(self) -> Ranker | None:
-        """What tells which of its pictures shows best what a prompt says; None if its folder has none, or no words."""
+        """What leads to pictures that show what a prompt says; None if its folder has none, or no words."""
         folder = self._folder_of(RANKER_FOLDER)
         if folder is None or self.reader is None:
             return None

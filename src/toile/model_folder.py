@@ -156,11 +156,14 @@ def write_model_index(folder: Path) -> None:
 
 
 def read_settings(folder: Path, unet: UNetConfig, vae: AutoencoderConfig) -> ModelSettings:
-    """The settings in a model folder's toile.json; without one, those of Stable Diffusion at the U-Net's size."""
+    """The settings in a model folder's toile.json, without classifier guidance if nothing in the folder could lead;
+    without the file, those of Stable Diffusion at the U-Net's size.
+    """
     path = folder / SETTINGS_NAME
-    if path.is_file():
-        return ModelSettings.from_json(read_json(path), str(path))
-    return default_settings(unet, vae)
+    if not path.is_file():
+        return default_settings(unet, vae)
+    settings = ModelSettings.from_json(read_json(path), str(path))
+    return settings if ranker_folders(folder) and (folder / WORDS_NAME).is_file() else settings.unled()
 
 
 def load_reader(folder: Path) -> PromptReader | None:
@@ -174,11 +177,17 @@ def load_reader(folder: Path) -> PromptReader | None:
 
 
 def ranker_folders(folder: Path) -> tuple[Path, ...]:
-    """The classifiers of a model's ranker: `ranker/` is one, or a folder of several; none if there is no ranker."""
+    """The classifiers of a model's ranker: `ranker/` is one, or a folder of several; none if there is no ranker.
+
+    Raises:
+        ToileError: it is both.
+    """
     ranker = folder / RANKER_FOLDER
     if not ranker.is_dir():
         return ()
     inside = tuple(sorted(path for path in ranker.iterdir() if (path / CONFIG_NAME).is_file()))
+    if inside and (ranker / CONFIG_NAME).is_file():
+        raise ToileError(f"{ranker} is a classifier and has others inside ({inside[0].name}): keep one or the other")
     return inside or (ranker,)
 
 

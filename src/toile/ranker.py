@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from toile.errors import ToileError
 from toile.models.classifier import (
@@ -105,7 +106,7 @@ class Ranker:
             Of each attribute (B, outputs), the logarithm of the mean of what the classifiers give it.
         """
         device = self.classifiers[0].conv_in.weight.device
-        images = images.to(device, torch.float32).clamp(-1, 1)
+        images = _large_enough(images.to(device, torch.float32).clamp(-1, 1), self.classifiers)
         seen = [images] * len(self.classifiers)
         if noise:
             seen = [images + noise * _grain(number, images) for number in range(len(self.classifiers))]
@@ -151,6 +152,13 @@ class Ranker:
             return torch.ones(len(images))
         found = self.log_probabilities(images)
         return torch.stack([found[name].exp()[:, list(right)].sum(1) for name, right in wanted.items()]).amin(0)
+
+
+def _large_enough(images: Tensor, classifiers: Sequence[AttributeClassifier]) -> Tensor:
+    """Images (B, 3, H, W) with white around them if they are too small for the classifiers' levels."""
+    least = max(2 ** len(classifier.config.block_out_channels) for classifier in classifiers)
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, max(0, least - width), 0, max(0, least - height)), value=1.0)
 
 
 def _grain(number: int, images: Tensor) -> Tensor:

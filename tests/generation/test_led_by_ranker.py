@@ -19,12 +19,14 @@ from toile.generation.pictures import Picture, generate
 from toile.generation.replay import replay
 from toile.generation.request import GenerateRequest
 from toile.generation.source import SourceImage
+from toile.generation_settings import ModelSettings
 from toile.latent_diffusion import LatentDiffusion
 from toile.model_description import describe_model
-from toile.model_folder import RANKER_FOLDER, read_model_facts
+from toile.model_folder import RANKER_FOLDER, WORDS_NAME, read_model_facts
 from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig, AttributeLabels
 from toile.picture_recipe import Toward, read_recipe
 from toile.ranker import Ranker
+from toile.weights.files import write_json_atomically
 from toile.weights.folder import save_component
 
 PROMPT = "red dress for women"
@@ -111,9 +113,14 @@ def test_a_picture_is_replayed_to_the_bit(ranked_model: LatentDiffusion, tmp_pat
         assert replay(tmp_path / f"{number}.png", ranked_model).identical
 
 
-def test_a_model_without_a_ranker_says_so(tiny_model: LatentDiffusion) -> None:
-    with pytest.raises(ToileError, match="no ranker"):
-        generate(tiny_model, GenerateRequest((PROMPT,), classifier_guidance=0.1))
+def test_a_model_without_a_ranker_says_so(
+    ranked_model: LatentDiffusion, tiny_model: LatentDiffusion, tmp_path: Path
+) -> None:
+    [wished], [free] = made(tiny_model), made(tiny_model, classifier_guidance=0.0)
+    assert np.array_equal(wished.pixels, free.pixels) and wished.recipe.settings.classifier_guidance == 0
+    assert "no ranker" in wished.warnings[0] and not free.warnings
+    made(ranked_model)[0].save(tmp_path / "a.png")
+    assert not replay(tmp_path / "a.png", tiny_model).identical
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(ToileError, match="classifier_guidance"):
             made(tiny_model, classifier_guidance=wrong)
@@ -185,6 +192,33 @@ def test_several_classifiers_answer_together(
     facts = read_model_facts(folder)
     save_component(folder / RANKER_FOLDER / "2", classifier, classifier.config, {}, torch.float32)
     assert len({facts.hash, read_model_facts(folder).hash, read_model_facts(ranked_model.origin).hash}) == 3
+
+
+def test_a_folder_without_ranker_or_words_has_defaults_that_work(ranked_model: LatentDiffusion, tmp_path: Path) -> None:
+    assert ranked_model.origin is not None
+    led = ModelSettings(replace(ranked_model.defaults, classifier_guidance=0.2, noise_candidates=3))
+    for missing in (RANKER_FOLDER, WORDS_NAME, None):
+        folder = Path(shutil.copytree(ranked_model.origin, tmp_path / str(missing)))
+        write_json_atomically(folder / "toile.json", led.as_json())
+        if missing == RANKER_FOLDER:
+            shutil.rmtree(folder / missing)
+        elif missing is not None:
+            (folder / missing).unlink()
+        defaults = LatentDiffusion.load(folder, device="cpu", dtype="float32").defaults
+        assert (defaults.classifier_guidance, defaults.noise_candidates) == (0.2 if missing is None else 0.0, 3)
+
+
+def test_a_ranker_that_is_one_and_several_is_refused(ranked_model: LatentDiffusion, tmp_path: Path) -> None:
+    assert ranked_model.origin is not None
+    folder = Path(shutil.copytree(ranked_model.origin, tmp_path / "both"))
+    shutil.copytree(folder / RANKER_FOLDER, folder / RANKER_FOLDER / "classifier")
+    with pytest.raises(ToileError, match="others inside"):
+        read_model_facts(folder)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (96, 8)])
+def test_small_and_long_pictures_are_made_too(ranked_model: LatentDiffusion, size: tuple[int, int]) -> None:
+    assert made(ranked_model, width=size[0], height=size[1])
 
 
 def test_classifiers_of_other_labels_are_refused(ranker: Ranker) -> None:

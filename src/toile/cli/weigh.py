@@ -100,6 +100,7 @@ def weigh(
         sampler=sampler,
         word_weights=word_weights,
         upscale=None if judge is None else False,  # judges look at small pictures
+        classifier_guidance=None if judge is None else 0.0,  # and would see it where a weight passes 1
     )
     folder = PictureFolder(out)
     classifier = None if judge is None else load_evaluator(judge)

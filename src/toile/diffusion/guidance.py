@@ -154,7 +154,8 @@ class ClassifierGuidance:
         with torch.inference_mode(False), torch.enable_grad():
             leaf = denoised.clone().requires_grad_(True)
             log_p = self.log_probability(leaf)
-            (gradient,) = torch.autograd.grad(log_p.sum(), leaf)
+            with torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+                (gradient,) = torch.autograd.grad(log_p.sum(), leaf)
         axes = tuple(range(1, x.ndim))
         size = gradient.square().mean(axes, keepdim=True).sqrt().clamp(min=torch.finfo(gradient.dtype).tiny)
         doubt = -torch.expm1(log_p.detach()).view(-1, *[1] * (x.ndim - 1))

@@ -42,8 +42,8 @@ def estimated_bytes(model: LatentDiffusion, settings: GenerationSettings) -> int
         pixels = model.upscaler.config.width * model.upscaler.config.height
     together = min(max(settings.batch_size, tried_together(settings)), pictures_together(width * height))
     decoder_values = decoding_values(vae, together, width * height, settings.vae_bands is True)
-    if settings.classifier_guidance > 0 and not isinstance(vae, PixelSpaceConfig):
-        widest = max(vae.block_out_channels[:2])
+    if settings.classifier_guidance > 0:
+        widest = 16 if isinstance(vae, PixelSpaceConfig) else max(vae.block_out_channels[:2])
         seen = min(width * height, model.defaults.width * model.defaults.height)  # larger ones are shrunk for it
         kept = _MAPS_FOR_GRADIENT * widest * settings.batch_size * seen
         decoder_values = max(decoder_values, kept)
@@ -90,7 +90,8 @@ def fits_memory(model: LatentDiffusion, settings: GenerationSettings, batch_size
 
 def needs_bands(model: LatentDiffusion, settings: GenerationSettings) -> bool:
     """Whether the pictures fit into memory only if the autoencoder works in bands of rows, if at all."""
-    return not fits_memory(model, replace(settings, vae_bands=False), settings.batch_size)
+    # Bands save nothing of what classifier guidance keeps, so it does not count here.
+    return not fits_memory(model, replace(settings, vae_bands=False, classifier_guidance=0.0), settings.batch_size)
 
 
 def check_memory(model: LatentDiffusion, settings: GenerationSettings) -> None:

@@ -100,6 +100,7 @@ class PicturePlan:
         loras: those that they use, by their sources.
         ranker: that chooses among noises or leads the sampler, where there is need of one and the model has it.
         with_maps: whether attention to words is collected.
+        notes: what people should know of all the pictures.
     """
 
     model: LatentDiffusion
@@ -109,6 +110,7 @@ class PicturePlan:
     loras: Mapping[str, LoRA]
     ranker: Ranker | None
     with_maps: bool = False
+    notes: tuple[str, ...] = ()
 
     def batches(self) -> Iterator[range]:
         """The numbers of the pictures that pass the networks together: of one form, up to the batch size."""
@@ -139,7 +141,7 @@ def plan_pictures(
     Raises:
         ToileError: as `generate`.
     """
-    settings = _resolved(request.settings_for(model), model)
+    settings, notes = _led_if_possible(_resolved(request.settings_for(model), model), model)
     source = _checked_source(request.source, model, settings)
     if request.source is None and source is not None:
         settings = replace(settings, strength=1.0)
@@ -147,7 +149,9 @@ def plan_pictures(
     images = request.images() if images is None else images
     images = images if request.as_written else read_images(model, images)
     loras = load_loras(model, images) if loras is None else loras
-    return PicturePlan(model, images, settings, source, loras, _ranker_of(model, settings, images), request.maps)
+    return PicturePlan(
+        model, images, settings, source, loras, _ranker_of(model, settings, images), request.maps, notes
+    )
 
 
 def _ranker_of(
@@ -155,14 +159,20 @@ def _ranker_of(
 ) -> Ranker | None:
     """The model's ranker, if noises are to be chosen or the sampler to be led."""
     chooses = settings.noise_candidates > 1 and not all(image.chosen_noises for image in images)
-    leads = settings.classifier_guidance > 0
-    ranker = model.ranker if chooses or leads else None
-    if leads and ranker is None:
-        raise ToileError(
-            f"classifier_guidance is {settings.classifier_guidance:g}: this model has no ranker that could lead; leave "
-            "it out, or set it to 0"
-        )
-    return ranker
+    return model.ranker if chooses or settings.classifier_guidance > 0 else None
+
+
+def _led_if_possible(
+    settings: GenerationSettings, model: LatentDiffusion
+) -> tuple[GenerationSettings, tuple[str, ...]]:
+    """Settings without classifier guidance if the model has no ranker, and what to say of it: the wish may come from a
+    picture that another model made.
+    """
+    if settings.classifier_guidance == 0 or model.ranker is not None:
+        return settings, ()
+    return replace(settings, classifier_guidance=0.0), (
+        f"was made without classifier guidance ({settings.classifier_guidance:g}): this model has no ranker to lead it",
+    )
 
 
 def load_loras(model: LatentDiffusion, images: Sequence[ImageRequest]) -> dict[str, LoRA]:
@@ -189,7 +199,9 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source:
     """
     model = with_embeddings(model, [whereabouts(file) for file in recipe.embeddings])
     upscale = recipe.settings.upscale is True  # recipes from before there were upscalers do not say
-    settings = _resolved(replace(recipe.settings, batch_size=rows, upscale=upscale), model)
+    settings, notes = _led_if_possible(
+        _resolved(replace(recipe.settings, batch_size=rows, upscale=upscale), model), model
+    )
     if recipe.source != (source.facts if source else None):
         raise ToileError("the picture began with another picture or mask than the one given")
     source = _checked_source(source, model, settings)
@@ -201,7 +213,7 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source:
     )
     images = [image] * rows
     ranker = _ranker_of(model, settings, images)
-    plan = PicturePlan(model, images, settings, source, load_loras(model, images), ranker)
+    plan = PicturePlan(model, images, settings, source, load_loras(model, images), ranker, notes=notes)
     events = plan.make(range(rows))
     pictures = [event for event in events if isinstance(event, Picture)]
     return pictures[recipe.batch_row if rows > recipe.batch_row else 0]
@@ -296,10 +308,12 @@ def _all_batches(plan: PicturePlan, part: range) -> Generator[Event, None, None]
                 f"pictures {batch.first + 1} to {first} came out black or not finite, also in float32; "
                 "nothing of them was kept: lower the guidance, or check the model with other prompts"
             )
-        yield from _pictures(batch, made, user, retried=user is not model)
+        yield from _pictures(batch, made, user, plan.notes, retried=user is not model)
 
 
-def _pictures(batch: Batch, made: Made, model: LatentDiffusion, retried: bool) -> Generator[Picture, None, None]:
+def _pictures(
+    batch: Batch, made: Made, model: LatentDiffusion, notes: tuple[str, ...], retried: bool
+) -> Generator[Picture, None, None]:
     machine = _machine(model)
     negative_cut = tokenize_prompt(model.tokenizer, batch.settings.negative).cut
     facts = None if batch.source is None else batch.source.facts
@@ -321,7 +335,7 @@ def _pictures(batch: Batch, made: Made, model: LatentDiffusion, retried: bool) -
             chosen_noises=image.chosen_noises,
         )
         cut = tokenize_prompt(model.tokenizer, image.prompt).cut
-        warnings = [_cut_warning("prompt", cut)] if cut else []
+        warnings = [*notes, *([_cut_warning("prompt", cut)] if cut else [])]
         warnings += [_cut_warning("negative prompt", negative_cut)] if negative_cut else []
         warnings += ["was black or not finite in half precision, so it was made in float32"] if retried else []
         safety = None if made.safety is None else made.safety[row]

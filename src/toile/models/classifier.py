@@ -1,7 +1,7 @@
 """A small residual network that names the attributes of a product picture.
 
-One is the judge of generated pictures, trained on real ones and used for nothing but evaluation; another one, which
-never judges, chooses the noise that pictures begin with, see `toile.ranker`.
+One is the judge of generated pictures, trained on real ones and used for nothing but evaluation; others, which
+never judge, lead to pictures that show what prompts say, see `toile.ranker`.
 Shapes: B pictures, H x W their size, F = `feature_dim`.
 """
 
