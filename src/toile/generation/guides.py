@@ -20,6 +20,7 @@ from toile.diffusion.samplers.steps import Denoise
 from toile.errors import ToileError
 from toile.generation.approximations import DeepCache, TemporalGate
 from toile.generation.attention_control import EditedAttention
+from toile.generation.noise_search import unweighted
 from toile.generation.prompt_forms import form_of
 from toile.generation.prompt_to_prompt import EditShares, PromptToPrompt, align
 from toile.generation.request import ImageRequest
@@ -29,7 +30,6 @@ from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion
 from toile.ranker import Ranker
 from toile.text.encoded_prompts import PromptForm
-from toile.text.prompt import Piece, parse_prompt, unparse_prompt
 from toile.text.rows import tokenize_prompt
 
 # Where a ranker leads: above, estimates are blurs, below, nothing but texture can still change (docs/runs.md).
@@ -165,7 +165,4 @@ def _shrunk(latents: Tensor, positions: int) -> Tensor:
 
 def insisted_on(prompt: str) -> str:
     """A prompt without the words that it weighs less than others."""
-    parts = parse_prompt(prompt)
-    if all(piece.weight == 1 for part in parts for piece in part):
-        return prompt
-    return unparse_prompt([[Piece(piece.text) for piece in part if piece.weight >= 1] for part in parts])
+    return unweighted(prompt, least=1.0)

@@ -12,6 +12,7 @@ Shapes: K candidates, C x h x w latents, L tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -60,12 +61,14 @@ def tried_together(settings: GenerationSettings) -> int:
     return 0 if settings.noise_candidates == 1 else min(settings.noise_candidates, _SKETCHES_TOGETHER)
 
 
-def unweighted(prompt: str) -> str:
-    """A prompt whose words all weigh the same, so that pictures of one seed which differ in weights begin alike."""
+def unweighted(prompt: str, least: float = -math.inf) -> str:
+    """A prompt whose words all weigh the same, so that pictures of one seed which differ in weights begin alike;
+    without those that weighed less than `least`.
+    """
     parts = parse_prompt(prompt)
     if all(piece.weight == 1 for part in parts for piece in part):
         return prompt
-    return unparse_prompt([[Piece(piece.text) for piece in part] for part in parts])
+    return unparse_prompt([[Piece(piece.text) for piece in part if piece.weight >= least] for part in parts])
 
 
 def first_good(scores: Callable[[Tensor], Tensor], candidates: Tensor) -> int:
