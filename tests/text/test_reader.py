@@ -54,12 +54,45 @@ def read(prompt: str, **more: Any) -> Reading:
         ("please a kurta dress", "dress", ()),
         ("3/4 pants", "capris", ()),
         ("the 2012 jeans", "2012 jeans", ()),
+        ("my backpack for men and women", "backpack for men and women", ()),
     ],
 )
 def test_peoples_words_become_the_models(prompt: str, text: str, unknown: tuple[str, ...]) -> None:
     reading = read(prompt)
     assert reading.text == text
     assert reading.unknown == unknown
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("a running shoe, red", "red sports shoes"),
+        ("wrist watches for him", "watch for men"),
+        ("flipflops", "flip flops"),
+        ("blue flipflop", "blue flip flops"),
+        ("trackpants", "track pants"),
+        ("back pack", "backpack"),
+        ("a gold ear ring", "gold earrings"),
+        ("sun glass", "sunglasses"),
+    ],
+)
+def test_phrases_are_known_in_either_number_joined_or_apart(prompt: str, text: str) -> None:
+    reading = read(prompt)
+    assert reading.text == text
+    assert reading.unknown == reading.corrections == ()
+
+
+def test_a_slip_in_words_written_as_one_is_understood_and_told() -> None:
+    assert read("black trakpants").told() == "read as: black track pants (trakpants read as track pants)"
+
+
+def test_every_phrase_means_the_same_written_as_one_word() -> None:
+    phrases = [phrase for phrase in READER.tables.meanings["article"] if " " in phrase]
+    assert len(phrases) > 100
+    for phrase in phrases:
+        joined = phrase.replace(" and ", "").replace(" ", "")
+        if joined not in READER.tables.known:
+            assert read(joined).fields == read(phrase).fields, joined
 
 
 @pytest.mark.parametrize("prompt", ["red dress", "RED Dress!!", "Navy blue,  shirt", "", "(red:1.3) [tee]", "\n"])

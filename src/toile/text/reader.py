@@ -26,6 +26,7 @@ _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u2032": 
 _JOINS = frozenset({"and", "&", "/", "+"})
 _NEGATIONS = frozenset({"not", "no", "without", "never", "non", "isn't", "don't", "dont"})
 _NEGATION_REACH = 3
+_SHORT = 2  # letters: words so short are seldom the half of another
 _MOST = {"pattern": 3, "detail": 2}
 DEFAULT_GROUP = "Apparel"
 
@@ -98,7 +99,7 @@ class _Token:
 @dataclass(frozen=True)
 class _Found:
     """What some words in a row say: a slot, its possible words, weight, part, the places of the first and the last, the
-    words as typed, and the word before them."""
+    words as typed, whether they stand so in the tables, and the word before them."""
 
     slot: str
     meant: tuple[str, ...]
@@ -107,6 +108,7 @@ class _Found:
     first: int
     last: int
     typed: str
+    is_exact: bool
     before: str = ""
 
 
@@ -116,20 +118,29 @@ class PromptReader:
     def __init__(self, tables: WordTables) -> None:
         self.tables = tables
         self._slots = {
-            phrase: (slot, meant) for slot in reversed(SLOTS) for phrase, meant in tables.meanings.get(slot, {}).items()
+            _unjoined(phrase): (slot, meant)
+            for slot in reversed(SLOTS)
+            for phrase, meant in tables.meanings.get(slot, {}).items()
         }
+        self._exact = frozenset(self._slots)
         self._longest = max((phrase.count(" ") + 1 for phrase in self._slots), default=1)
         self._silent = frozenset(tables.silent)
         frequent: dict[str, int] = dict.fromkeys(self._silent, 0)
         for phrase in self._slots:
             frequent.update({word: max(1, tables.known.get(word, 1)) for word in phrase.split()})
-        self._words = {**frequent, **tables.known}
+        phrases = [phrase for phrase in self._slots if " " in phrase]
+        for phrase in phrases:
+            for other in _in_other_number(phrase):
+                self._slots.setdefault(other, self._slots[phrase])
+        # People write two words as one and one as two: flipflops, wrist watch.
+        self._joined = {phrase.replace(" ", ""): phrase for phrase in self._slots if " " in phrase}
+        self._words = {**dict.fromkeys(self._joined, 1), **frequent, **tables.known}
         self._not_slips = frozenset(tables.no_slips)
 
     @property
     def num_phrases(self) -> int:
         """How many words and phrases it understands."""
-        return len(self._slots)
+        return len(self._exact)
 
     def read(self, prompt: str, seed: int = 0, own_words: Collection[str] = (), keep_unknown: bool = False) -> Reading:
         """The reading of a prompt; it never fails, and reading it again changes nothing.
@@ -147,6 +158,7 @@ class PromptReader:
         tokens, corrections = self._corrected(_tokens(parts, own_words), keep_unknown)
         found, unknown, left_out = self._match(tokens)
         is_known = all(token.is_kept or self._is_known(token) for token in tokens)
+        is_known = is_known and all(item.is_exact for item in found)
         fields, places, more = self._chosen(found)
         if is_known or not found:
             return Reading(prompt, prompt, fields, () if is_known else tuple(unknown))
@@ -157,7 +169,7 @@ class PromptReader:
             drawn = draw_article(self.tables.articles, fields, group, random.Random(f"article {seed}"))
             if drawn:
                 fields, part = {**fields, "article": drawn}, found[0].part
-                places = [*places, ("article", _Found("article", (drawn,), 1.0, part, -1, -1, ""))]
+                places = [*places, ("article", _Found("article", (drawn,), 1.0, part, -1, -1, "", True))]
         text = unparse_prompt(_written(places, kept, len(parts)))
         text += "".join(f" {use.tag}" for use in lora_tags(prompt))
         return Reading(
@@ -187,15 +199,20 @@ class PromptReader:
                 if word not in self._words and word not in self._not_slips and not keep_unknown:
                     meant = meant_words(word, self._words)
                     if meant:
-                        corrections[token.typed] = Correction(token.typed, meant[0], self._others(meant))
+                        corrections[token.typed] = Correction(token.typed, self._apart(meant[0]), self._others(meant))
                         word = meant[0]
-            result.append(replace(token, word=word))
+            result.append(token if token.is_kept else replace(token, word=self._apart(word)))
         return result, tuple(corrections.values())
+
+    def _apart(self, word: str) -> str:
+        """The phrase that was written as one word; any other word as it is."""
+        return word if word in self._slots else self._joined.get(word, word)
 
     def _others(self, meant: Sequence[str]) -> tuple[str, ...]:
         """Of words that a slip may be, those that would say something else than the first."""
-        said = self._slots.get(meant[0])
-        return tuple(word for word in meant[1:3] if self._slots.get(word) != said or said is None)
+        first, *others = [self._apart(word) for word in meant[:3]]
+        said = self._slots.get(first)
+        return tuple(word for word in others if self._slots.get(word) != said or said is None)
 
     def _match(self, tokens: Sequence[_Token]) -> tuple[list[_Found], list[str], list[str]]:
         """What the words say, longest phrases first; words without a meaning; words that are denied."""
@@ -224,13 +241,22 @@ class PromptReader:
     def _phrase_at(self, tokens: Sequence[_Token], place: int) -> _Found | None:
         for length in range(min(self._longest, len(tokens) - place), 0, -1):
             here = tokens[place : place + length]
-            entry = self._slots.get(" ".join(token.word for token in here))
+            words = [token.word for token in here]
+            entry = self._said_by(words)
             if entry is not None and not any(token.is_kept or token.part != here[0].part for token in here):
                 weight = max((token.weight for token in here), key=lambda weight: abs(weight - 1))
                 typed = " ".join(token.typed for token in here)
                 before = tokens[place - 1].word if place else ""
-                return _Found(*entry, weight, here[0].part, place, place + length - 1, typed, before)
+                is_exact = " ".join(words) in self._exact
+                return _Found(*entry, weight, here[0].part, place, place + length - 1, typed, is_exact, before)
         return None
+
+    def _said_by(self, words: Sequence[str]) -> tuple[str, tuple[str, ...]] | None:
+        """What words in a row say together, also two that are one word to the tables."""
+        entry = self._slots.get(" ".join(words))
+        if entry is None and len(words) == 2 and min(map(len, words)) > _SHORT:
+            entry = self._slots.get("".join(words))
+        return entry
 
     def _chosen(self, found: Sequence[_Found]) -> tuple[dict[str, str], list[tuple[str, _Found]], list[str]]:
         """What a caption has a place for: fields, what stands for each, and the typed words that are left over."""
@@ -294,6 +320,19 @@ def _forms(word: str) -> list[str]:
         forms += [f"{bare}s"]
     plain = "".join(sign for sign in unicodedata.normalize("NFKD", bare) if not unicodedata.combining(sign))
     return [*forms, plain]
+
+
+def _unjoined(phrase: str) -> str:
+    """A phrase of the tables without words that join, which are no words of a prompt either."""
+    return " ".join(word for word in phrase.split() if word not in _JOINS)
+
+
+def _in_other_number(phrase: str) -> list[str]:
+    """A phrase of the tables in the singular or in the plural: running shoe, wrist watches."""
+    if phrase.endswith(("s", "x", "ch", "sh")):
+        singular = [phrase[:-1]] if phrase.endswith("s") and not phrase.endswith("ss") else []
+        return [*singular, *([phrase[:-2]] if phrase.endswith("es") else [f"{phrase}es"])]
+    return [f"{phrase}s"]
 
 
 def _head(articles: Sequence[_Found]) -> _Found | None:
