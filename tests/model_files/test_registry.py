@@ -23,6 +23,7 @@ from toile.model_files.registry import (
     remove_model,
     wanted_files,
 )
+from toile.model_folder import find_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ID = "somebody/tiny"
@@ -169,6 +170,13 @@ def test_one_set_of_weights_of_the_best_kind(there: list[str], taken: list[str])
         f"unet/{t}" for t in taken
     ]
     assert "vae/diffusion_pytorch_model.bin" in wanted
+
+
+def test_what_leads_and_enlarges_comes_along() -> None:
+    folder = find_model("fashion")
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    notes = {name for name in names if name.endswith(("README.md", "provenance.json"))}
+    assert set(wanted_files(sorted(names), ID)) == names - notes
 
 
 def test_repositories_of_another_layout_are_refused() -> None:

@@ -20,9 +20,11 @@ from toile.weights.files import file_sha256, read_json, write_json_atomically
 RECORD_NAME = "toile-model.json"
 _ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _SINGLE_FILES = (".safetensors", ".ckpt")
-_NETWORKS = ("unet", "vae", "text_encoder", "safety_checker")
+_NEEDED = ("unet", "vae", "text_encoder")
+_NETWORK = rf"({'|'.join(_NEEDED)}|safety_checker|upscaler/unet|ranker(/\w+)?)"
 _SMALL_FILES = re.compile(
-    r"model_index\.json|toile\.json|scheduler/scheduler_config\.json|(unet|vae|text_encoder|safety_checker)/config\.json"
+    rf"model_index\.json|toile\.json|words\.json|upscaler/upscaler\.json|{_NETWORK}/config\.json"
+    r"|(upscaler/)?scheduler/scheduler_config\.json"
     r"|tokenizer/(vocab\.json|merges\.txt|tokenizer_config\.json|special_tokens_map\.json)"
 )
 # Best first: safe files before pickles, full precision before half. Each may be in several parts with an index.
@@ -150,11 +152,12 @@ def wanted_files(names: Sequence[str], model_id: str) -> list[str]:
         hint = f"; it has single files: {', '.join(single[:5])}, to be downloaded by hand" if single else ""
         raise ToileError(f"{model_id} has no model_index.json, so it is not in the layout of diffusers{hint}")
     wanted = [name for name in names if _SMALL_FILES.fullmatch(name)]
-    for network in _NETWORKS:
-        own = [name for name in names if name.startswith(f"{network}/")]
-        kinds = ([name for name in own if kind.fullmatch(name.partition("/")[2])] for kind in _WEIGHTS)
+    folders = {folder for folder, _, _ in (name.rpartition("/") for name in names) if re.fullmatch(_NETWORK, folder)}
+    for network in sorted({*_NEEDED, *folders}):
+        own = [file for folder, _, file in (name.rpartition("/") for name in names) if folder == network]
+        kinds = ([f"{network}/{file}" for file in own if kind.fullmatch(file)] for kind in _WEIGHTS)
         best = next((kind for kind in kinds if kind), [])
-        if not best and network != "safety_checker":
+        if not best and network in _NEEDED:
             raise ToileError(f"{model_id} has no weights of its {network} that can be read")
         wanted += best
     return sorted(wanted)
