@@ -34,7 +34,7 @@ from toile.evaluation.quality import (
     measure_fidelity,
     observe_real,
 )
-from toile.generation.pictures import Picture, generate
+from toile.generation.pictures import GenerateStep, Picture, generate
 from toile.generation.request import GenerateRequest
 from toile.latent_diffusion import LatentDiffusion, load
 from toile.training.pictures import DataConfig, PictureSet
@@ -130,7 +130,13 @@ def make_pictures(model: LatentDiffusion, request: GenerateRequest, minutes: flo
         now = time.monotonic()
         if isinstance(event, Picture):
             made.append(torch.from_numpy(event.pixels))
-        elif minutes is not None and event.step == 1 and now - started > 60 * minutes and made:
+        elif (
+            isinstance(event, GenerateStep)
+            and minutes is not None
+            and event.step == 1
+            and now - started > 60 * minutes
+            and made
+        ):
             break
         if now - told > 60 or len(made) == len(request.prompts):
             told = now

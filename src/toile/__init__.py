@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from toile.embeddings import with_embeddings
     from toile.errors import ToileError
-    from toile.generation.pictures import GenerateStep, Picture, generate, remake
+    from toile.generation.pictures import GenerateStep, NoiseChosen, Picture, generate, remake
     from toile.generation.request import GenerateRequest
     from toile.generation_settings import GenerationSettings
     from toile.latent_diffusion import LatentDiffusion, load
@@ -31,6 +31,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ToileError": "toile.errors",
     "GenerateStep": "toile.generation.pictures",
+    "NoiseChosen": "toile.generation.pictures",
     "Picture": "toile.generation.pictures",
     "generate": "toile.generation.pictures",
     "remake": "toile.generation.pictures",
@@ -51,6 +52,7 @@ __all__ = [
     "GenerationSettings",
     "LatentDiffusion",
     "LoRAUse",
+    "NoiseChosen",
     "Picture",
     "PictureRecipe",
     "ToileError",

@@ -13,7 +13,7 @@ import torch
 
 from toile.data.images import images_from_pixels
 from toile.errors import ToileError
-from toile.generation.batch import Batch, GenerateStep, Made
+from toile.generation.batch import Batch, GenerateStep, Made, NoiseChosen
 from toile.generation.noise_search import first_good
 from toile.generation.pictures import Picture, generate, plan_pictures, remake
 from toile.generation.replay import replay
@@ -33,7 +33,7 @@ NUM = 6
 
 def made(model: LatentDiffusion, prompt: str = PROMPT, **given: object) -> list[Picture]:
     """Made as sketches are, which are then the pictures themselves."""
-    plain = {"seed": 3, "steps": 4, "guidance": 1.0, "sampler": "unipc", "spacing": "trailing", "noise_candidates": NUM}
+    plain = {"seed": 3, "steps": 3, "guidance": 1.0, "sampler": "unipc", "spacing": "trailing", "noise_candidates": NUM}
     request = GenerateRequest((prompt,), **{**plain, **given})  # type: ignore[arg-type]
     return [event for event in generate(model, request) if isinstance(event, Picture)]
 
@@ -205,3 +205,15 @@ def test_noises_are_chosen_before_a_batch_is_tried(
     monkeypatch.setattr(Batch, "sample", watched)
     pictures = made(ranked_model, num_images=3, batch_size=3)
     assert tried == [tuple(picture.recipe.chosen_noises for picture in pictures)] and all(tried[0])
+
+
+def test_each_choice_is_told_before_the_batch_begins(ranked_model: LatentDiffusion) -> None:
+    request = GenerateRequest((PROMPT,), seed=3, num_images=3, batch_size=2, steps=1, noise_candidates=2)
+    kinds = [type(event) for event in generate(ranked_model, request)]
+    first, second = [NoiseChosen] * 2 + [GenerateStep] + [Picture] * 2, [NoiseChosen, GenerateStep, Picture]
+    assert kinds == first + second
+    events = generate(ranked_model, request)
+    assert next(events) == NoiseChosen(0, 3)
+    events.close()  # as a person who cancels does
+    unsearched = replace(request, noise_candidates=1)
+    assert not any(isinstance(event, NoiseChosen) for event in generate(ranked_model, unsearched))

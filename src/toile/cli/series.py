@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from toile.cli.picture_folder import PictureFolder
 from toile.cli.progress import ProgressDisplay
-from toile.generation.pictures import GenerateStep, Picture, generate
+from toile.generation.pictures import Picture, generate
 from toile.generation.reading import told_readings
 from toile.generation.request import GenerateRequest
 from toile.latent_diffusion import LatentDiffusion
@@ -41,7 +41,7 @@ def make_series(
         for number, (request, label) in enumerate(zip(requests, labels, strict=True)):
             made.append([])
             for event in generate(model, request):
-                if isinstance(event, GenerateStep):
+                if not isinstance(event, Picture):
                     display.show((number + event.fraction) / len(requests), label)
                 else:
                     made[-1].append(event)

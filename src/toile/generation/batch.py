@@ -37,6 +37,24 @@ _UPSCALER = 2**17  # the same of the upscaler
 
 
 @dataclass(frozen=True)
+class NoiseChosen:
+    """Of several noises, the one that a picture of a batch begins with was chosen.
+
+    Attributes:
+        first_image: number of the batch's first picture, from 0.
+        num_images: pictures of the whole request.
+    """
+
+    first_image: int
+    num_images: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the whole work that is done, 0 to 1, as if choosing took no time."""
+        return self.first_image / self.num_images
+
+
+@dataclass(frozen=True)
 class GenerateStep:
     """A sampler step is done for one batch.
 
@@ -129,17 +147,21 @@ class Batch:
         pairs = [(replace(image, prompt=image.original or "", original=None), image) for image in self.images]
         return tuple(row for pair in pairs for row in pair)
 
-    def with_chosen_noises(self, model: LatentDiffusion) -> Batch:
-        """The same pictures, with the noises they begin with chosen, if there are several to choose from."""
+    def with_chosen_noises(self, model: LatentDiffusion) -> Generator[NoiseChosen, None, Batch]:
+        """Returns the same pictures, with the noises they begin with chosen, if there are several to choose from."""
         begins_with_noise = self.source is None or self.settings.strength == 1
         if self.settings.noise_candidates == 1 or not begins_with_noise:
             return self
         ends = dict.fromkeys(end for image in self.images if not image.chosen_noises for end in image.ends)
         if not ends:
             return self
-        with self._adaptation(model).applied():
+        adaptation, best = self._adaptation(model), {}
+        with adaptation.applied():
             source = self._encoded_source(model)
-            best = {end: self._best_noise(model, source, *end) for end in ends}
+        for end in ends:
+            with adaptation.applied():  # not while the caller has the event in hand
+                best[end] = self._best_noise(model, source, *end)
+            yield NoiseChosen(self.first, self.num_images)
         chosen = [image.chosen_noises or tuple(best[end] for end in image.ends) for image in self.images]
         return replace(
             self, images=tuple(replace(i, chosen_noises=c) for i, c in zip(self.images, chosen, strict=True))

@@ -23,7 +23,7 @@ from toile.device import dtype_name
 from toile.diffusion.samplers import find_sampler
 from toile.embeddings import with_embeddings
 from toile.errors import ToileError, WorkFailedError
-from toile.generation.batch import Batch, GenerateStep, Made
+from toile.generation.batch import Batch, GenerateStep, Made, NoiseChosen
 from toile.generation.memory import check_memory, needs_bands
 from toile.generation.prompt_forms import of_one_form
 from toile.generation.reading import read_images
@@ -66,7 +66,7 @@ class Picture:
         write_png(path, self.pixels, self.recipe, None if self.source is None else self.source.as_texts())
 
 
-Event = GenerateStep | Picture
+Event = NoiseChosen | GenerateStep | Picture
 
 
 def generate(model: LatentDiffusion, request: GenerateRequest) -> Generator[Event, None, None]:
@@ -77,7 +77,8 @@ def generate(model: LatentDiffusion, request: GenerateRequest) -> Generator[Even
         request: what to make.
 
     Returns:
-        A generator of a `GenerateStep` after each sampler step of a batch, then the batch's `Picture`s, in order.
+        A generator, batch by batch: of a `NoiseChosen` for each choice among noises, if there are several to choose
+        from, a `GenerateStep` after each sampler step, then the `Picture`s, in order.
 
     Raises:
         ToileError: the model cannot make what is asked for, or not with the memory there is: at once, before any
@@ -149,14 +150,10 @@ def plan_pictures(
     images = request.images() if images is None else images
     images = images if request.as_written else read_images(model, images)
     loras = load_loras(model, images) if loras is None else loras
-    return PicturePlan(
-        model, images, settings, source, loras, _ranker_of(model, settings, images), request.maps, notes
-    )
+    return PicturePlan(model, images, settings, source, loras, _ranker_of(model, settings, images), request.maps, notes)
 
 
-def _ranker_of(
-    model: LatentDiffusion, settings: GenerationSettings, images: Sequence[ImageRequest]
-) -> Ranker | None:
+def _ranker_of(model: LatentDiffusion, settings: GenerationSettings, images: Sequence[ImageRequest]) -> Ranker | None:
     """The model's ranker, if noises are to be chosen or the sampler to be led."""
     chooses = settings.noise_candidates > 1 and not all(image.chosen_noises for image in images)
     return model.ranker if chooses or settings.classifier_guidance > 0 else None
@@ -208,9 +205,7 @@ def remake(model: LatentDiffusion, recipe: PictureRecipe, rows: int = 1, source:
     check_memory(model, settings)
     uses = tuple(LoRAUse(whereabouts(lora), lora.strength) for lora in recipe.loras)
     typed = None if recipe.reading is None else recipe.prompt
-    image = ImageRequest(
-        recipe.text, recipe.seed, recipe.original, recipe.toward, uses, typed, recipe.chosen_noises
-    )
+    image = ImageRequest(recipe.text, recipe.seed, recipe.original, recipe.toward, uses, typed, recipe.chosen_noises)
     images = [image] * rows
     ranker = _ranker_of(model, settings, images)
     plan = PicturePlan(model, images, settings, source, load_loras(model, images), ranker, notes=notes)
@@ -296,7 +291,7 @@ def _all_batches(plan: PicturePlan, part: range) -> Generator[Event, None, None]
         together = of_one_form(images[first : min(part.stop, first + settings.batch_size)], model, settings)
         batch = Batch(first, len(images), together, settings, plan.source, plan.with_maps, plan.loras, plan.ranker)
         first += len(together)
-        batch = batch.with_chosen_noises(model)
+        batch = yield from batch.with_chosen_noises(model)
         user = model
         made = yield from batch.sample(user)
         if made is None and model.dtype != torch.float32:

@@ -141,6 +141,8 @@ class Worker:
                 if isinstance(event, Picture):
                     packing.append((event, places[event.index], self._packers.submit(_packed, event)))
                     continue
+                if not isinstance(event, GenerateStep):
+                    continue
                 if packing:  # of the pass before
                     self._send(Passed(work.number, tuple(_finished(model, *each) for each in packing), False))
                     packing.clear()
