@@ -33,7 +33,7 @@ NUM = 6
 
 def made(model: LatentDiffusion, prompt: str = PROMPT, **given: object) -> list[Picture]:
     """Made as sketches are, which are then the pictures themselves."""
-    plain = {"seed": 3, "steps": 3, "guidance": 1.0, "sampler": "unipc", "spacing": "trailing", "noise_candidates": NUM}
+    plain = {"seed": 3, "steps": 4, "guidance": 1.0, "sampler": "unipc", "spacing": "trailing", "noise_candidates": NUM}
     request = GenerateRequest((prompt,), **{**plain, **given})  # type: ignore[arg-type]
     return [event for event in generate(model, request) if isinstance(event, Picture)]
 

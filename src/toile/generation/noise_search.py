@@ -26,7 +26,7 @@ from toile.text.prompt import Piece, parse_prompt, unparse_prompt
 from toile.text.rows import PromptTokens
 
 _FIRST_CANDIDATE = 3 * 2**16  # number of its draw of noise, beyond those of all passes and of the upscaler
-_SKETCH_STEPS, _SKETCHES_TOGETHER = 3, 8
+_SKETCH_STEPS, _SKETCHES_TOGETHER = 4, 8
 _GOOD = 0.5
 _SMALL_WORDS = frozenset("a an and at by for from in of on or the to with".split())
 
