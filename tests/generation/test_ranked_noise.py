@@ -63,9 +63,7 @@ def test_a_score_is_the_least_probability_of_what_is_named(ranker: Ranker, class
         ([0.7], 0, 1),
     ],
 )
-def test_the_first_that_is_good_is_taken_or_the_best(
-    probabilities: list[float], chosen: int, looked_at: int
-) -> None:
+def test_the_first_that_is_good_is_taken_or_the_best(probabilities: list[float], chosen: int, looked_at: int) -> None:
     seen: list[float] = []
 
     def scores(noise: torch.Tensor) -> torch.Tensor:
@@ -209,11 +207,14 @@ def test_noises_are_chosen_before_a_batch_is_tried(
 
 def test_each_choice_is_told_before_the_batch_begins(ranked_model: LatentDiffusion) -> None:
     request = GenerateRequest((PROMPT,), seed=3, num_images=3, batch_size=2, steps=1, noise_candidates=2)
-    kinds = [type(event) for event in generate(ranked_model, request)]
+    told = list(generate(ranked_model, request))
+    kinds = [type(event) for event in told]
+    fractions = [event.fraction for event in told if not isinstance(event, Picture)]
+    assert fractions == sorted(set(fractions)) and fractions[-1] == 1
     first, second = [NoiseChosen] * 2 + [GenerateStep] + [Picture] * 2, [NoiseChosen, GenerateStep, Picture]
     assert kinds == first + second
     events = generate(ranked_model, request)
-    assert next(events) == NoiseChosen(0, 3)
+    assert next(events) == NoiseChosen(0, 3, 2, 1, 2)
     events.close()  # as a person who cancels does
     unsearched = replace(request, noise_candidates=1)
     assert not any(isinstance(event, NoiseChosen) for event in generate(ranked_model, unsearched))

@@ -34,6 +34,7 @@ _SAMPLERS_WITH_ETA = {"ddim": ddim, "euler_ancestral": euler_ancestral, "dpmpp_2
 _BLACK = -1 + 1 / 255  # decoded values below it round to 0
 _SECOND_PASS = 2**16  # number of its first draw of noise, beyond all steps of the first pass
 _UPSCALER = 2**17  # the same of the upscaler
+_SHARE_OF_CHOICE = 0.4  # of the time that a batch takes, about, if there are noises to choose from
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,26 @@ class NoiseChosen:
     Attributes:
         first_image: number of the batch's first picture, from 0.
         num_images: pictures of the whole request.
+        num_rows: pictures of the batch.
+        choice: choices made, 1 to num_choices.
+        num_choices: of the batch.
     """
 
     first_image: int
     num_images: int
+    num_rows: int
+    choice: int
+    num_choices: int
+
+    @property
+    def batch_fraction(self) -> float:
+        """Share of the batch's work that is done, 0 to 1."""
+        return _SHARE_OF_CHOICE * self.choice / self.num_choices
 
     @property
     def fraction(self) -> float:
-        """Share of the whole work that is done, 0 to 1, as if choosing took no time."""
-        return self.first_image / self.num_images
+        """Share of the whole work that is done, 0 to 1."""
+        return (self.first_image + self.num_rows * self.batch_fraction) / self.num_images
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,7 @@ class GenerateStep:
         step: steps done, 1 to num_steps.
         num_steps: steps of a batch, in all its passes.
         denoised: (B, C, h, w) estimate of the clean latents; `model.decode_latents(denoised)` is a preview.
+        chose: whether the batch's noises were chosen before.
     """
 
     first_image: int
@@ -71,11 +84,23 @@ class GenerateStep:
     step: int
     num_steps: int
     denoised: Tensor
+    chose: bool = False
+
+    @property
+    def num_rows(self) -> int:
+        """Pictures of the batch."""
+        return len(self.denoised)
+
+    @property
+    def batch_fraction(self) -> float:
+        """Share of the batch's work that is done, 0 to 1."""
+        before = _SHARE_OF_CHOICE if self.chose else 0.0
+        return before + (1 - before) * self.step / self.num_steps
 
     @property
     def fraction(self) -> float:
         """Share of the whole work that is done, 0 to 1."""
-        return (self.first_image + len(self.denoised) * self.step / self.num_steps) / self.num_images
+        return (self.first_image + self.num_rows * self.batch_fraction) / self.num_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +148,7 @@ class Batch:
         with_maps: whether attention to words is collected.
         loras: those that the images use, by their sources; all images use the same.
         ranker: that chooses among noises, without one attention does; and that leads the sampler.
+        chose: whether the noises were chosen just now.
     """
 
     first: int
@@ -133,6 +159,7 @@ class Batch:
     with_maps: bool = False
     loras: Mapping[str, LoRA] = field(default_factory=dict)
     ranker: Ranker | None = None
+    chose: bool = False
 
     @property
     def is_edit(self) -> bool:
@@ -158,14 +185,13 @@ class Batch:
         adaptation, best = self._adaptation(model), {}
         with adaptation.applied():
             source = self._encoded_source(model)
-        for end in ends:
+        for number, end in enumerate(ends, 1):
             with adaptation.applied():  # not while the caller has the event in hand
                 best[end] = self._best_noise(model, source, *end)
-            yield NoiseChosen(self.first, self.num_images)
+            yield NoiseChosen(self.first, self.num_images, len(self.images), number, len(ends))
         chosen = [image.chosen_noises or tuple(best[end] for end in image.ends) for image in self.images]
-        return replace(
-            self, images=tuple(replace(i, chosen_noises=c) for i, c in zip(self.images, chosen, strict=True))
-        )
+        images = tuple(replace(image, chosen_noises=its) for image, its in zip(self.images, chosen, strict=True))
+        return replace(self, images=images, chose=True)
 
     def _adaptation(self, model: LatentDiffusion) -> ModelAdaptation:
         return ModelAdaptation(model, [(self.loras[use.source], use.strength) for use in self.images[0].loras])
@@ -259,7 +285,7 @@ class Batch:
         for step in _run_sampler(self.settings, denoise, x, start.sigmas, start.noise):
             x = step.x
             denoised = self._of_images(step.denoised)
-            yield GenerateStep(self.first, self.num_images, done + step.index + 1, total, denoised)
+            yield GenerateStep(self.first, self.num_images, done + step.index + 1, total, denoised, self.chose)
         return x
 
     # ------------------------------------------------------------------------------------------------ where it begins

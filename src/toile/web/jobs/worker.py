@@ -20,7 +20,7 @@ from PIL import Image
 from toile.data.images import open_image, pixels_from_images
 from toile.device import choose_device, choose_dtype, dtype_name
 from toile.errors import ToileError, WorkFailedError
-from toile.generation.batch import GenerateStep, form_of
+from toile.generation.batch import GenerateStep, NoiseChosen, form_of
 from toile.generation.beginning import begin_with
 from toile.generation.pictures import Event, Picture, plan_pictures
 from toile.generation.request import GenerateRequest, ImageRequest
@@ -141,8 +141,6 @@ class Worker:
                 if isinstance(event, Picture):
                     packing.append((event, places[event.index], self._packers.submit(_packed, event)))
                     continue
-                if not isinstance(event, GenerateStep):
-                    continue
                 if packing:  # of the pass before
                     self._send(Passed(work.number, tuple(_finished(model, *each) for each in packing), False))
                     packing.clear()
@@ -162,20 +160,26 @@ class Worker:
             yield event
 
     def _tell(
-        self, work: Work, model: LatentDiffusion, step: GenerateStep, places: Sequence[int], jobs: Sequence[str]
+        self,
+        work: Work,
+        model: LatentDiffusion,
+        event: NoiseChosen | GenerateStep,
+        places: Sequence[int],
+        jobs: Sequence[str],
     ) -> None:
         now = time.monotonic()
-        if step.step < step.num_steps and now < self._told + _SECONDS_BETWEEN_STEPS:
+        is_last = isinstance(event, GenerateStep) and event.step == event.num_steps
+        if not is_last and now < self._told + _SECONDS_BETWEEN_STEPS:
             return
         self._told = now
-        rows = tuple(places[step.first_image : step.first_image + len(step.denoised)])
+        rows = tuple(places[event.first_image : event.first_image + event.num_rows])
         previews = {}
-        if self._watched and step.step < step.num_steps and now >= self._next_preview:
+        if self._watched and isinstance(event, GenerateStep) and not is_last and now >= self._next_preview:
             wanted = {jobs[place]: row for row, place in reversed(list(enumerate(rows)))}  # the first row of each
-            previews = {job: _preview(model, step, row) for job, row in wanted.items() if job in self._watched}
+            previews = {job: _preview(model, event, row) for job, row in wanted.items() if job in self._watched}
             took = time.monotonic() - now
             self._next_preview = now + max(_SECONDS_BETWEEN_PREVIEWS, took / _SHARE_OF_PREVIEWS)
-        self._send(Stepped(work.number, rows, step.step / step.num_steps, previews))
+        self._send(Stepped(work.number, rows, event.batch_fraction, previews))
 
     def _send(self, message: FromWorker) -> None:
         self._connection.send(message)
