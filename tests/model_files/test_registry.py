@@ -177,6 +177,8 @@ def test_what_leads_and_enlarges_comes_along() -> None:
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     notes = {name for name in names if name.endswith(("README.md", "provenance.json"))}
     assert set(wanted_files(sorted(names), ID)) == names - notes
+    unreadable = names - {"ranker/2/diffusion_pytorch_model.safetensors"}
+    assert set(wanted_files(sorted(unreadable), ID)) == unreadable - notes - {"ranker/2/config.json"}
 
 
 def test_repositories_of_another_layout_are_refused() -> None:

@@ -82,6 +82,26 @@ def test_phrases_are_known_in_either_number_joined_or_apart(prompt: str, text: s
     assert reading.unknown == reading.corrections == ()
 
 
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("a strong brown belt", "brown belt"),  # no sarong
+        ("higher heels, red", "red heels"),  # no "him her"
+        ("brand new shirt", "shirt"),  # no wedding band
+        ("BACKPACK FOR MEN AND WOMEN, please", "backpack for men and women"),
+        ("comfy running tight trousers", "slim fit sports trousers"),
+        ("comfy blue denim jean jacket", "blue denim jacket"),
+        ("gift for my boyfriend, jeans", "jeans for men"),
+        ("boyfriend jeans for my wife", "jeans for women"),
+        ("any one red dress, comfy", "red dress"),
+        ("red tops, comfy", "red top"),
+        ("polka dot print dress, comfy", "polka dot dress"),
+    ],
+)
+def test_words_that_only_look_like_a_phrase_are_left_alone(prompt: str, text: str) -> None:
+    assert read(prompt).text == text
+
+
 def test_a_slip_in_words_written_as_one_is_understood_and_told() -> None:
     assert read("black trakpants").told() == "read as: black track pants (trakpants read as track pants)"
 

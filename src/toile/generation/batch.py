@@ -182,16 +182,18 @@ class Batch:
         ends = dict.fromkeys(end for image in self.images if not image.chosen_noises for end in image.ends)
         if not ends:
             return self
-        adaptation, best = self._adaptation(model), {}
+        # Where nothing is named that the ranker knows, there is nothing to choose by.
+        searched = [end for end in ends if self.ranker is None or self.ranker.wanted(unweighted(end[0]))]
+        adaptation, best = self._adaptation(model), dict.fromkeys(ends, 0)
         with adaptation.applied():
             source = self._encoded_source(model)
-        for number, end in enumerate(ends, 1):
+        for number, end in enumerate(searched, 1):
             with adaptation.applied():  # not while the caller has the event in hand
                 best[end] = self._best_noise(model, source, *end)
-            yield NoiseChosen(self.first, self.num_images, len(self.images), number, len(ends))
+            yield NoiseChosen(self.first, self.num_images, len(self.images), number, len(searched))
         chosen = [image.chosen_noises or tuple(best[end] for end in image.ends) for image in self.images]
         images = tuple(replace(image, chosen_noises=its) for image, its in zip(self.images, chosen, strict=True))
-        return replace(self, images=images, chose=True)
+        return replace(self, images=images, chose=bool(searched))
 
     def _adaptation(self, model: LatentDiffusion) -> ModelAdaptation:
         return ModelAdaptation(model, [(self.loras[use.source], use.strength) for use in self.images[0].loras])
@@ -316,8 +318,6 @@ class Batch:
         """The number of the candidate that answers a prompt best, whatever else is in the batch."""
         settings, count = self.settings, self.settings.noise_candidates
         prompt, shape = unweighted(prompt), self._shape(model)
-        if self.ranker is not None and not self.ranker.wanted(prompt):
-            return 0
         noise = ImageNoise([seed], shape)
         candidates = torch.cat([noise.draw(candidate_draw(number)) for number in range(count)])
         if self.ranker is None:

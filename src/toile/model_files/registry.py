@@ -21,7 +21,7 @@ RECORD_NAME = "toile-model.json"
 _ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _SINGLE_FILES = (".safetensors", ".ckpt")
 _NEEDED = ("unet", "vae", "text_encoder")
-_NETWORK = rf"({'|'.join(_NEEDED)}|safety_checker|upscaler/unet|ranker(/\w+)?)"
+_NETWORK = rf"({'|'.join(_NEEDED)}|safety_checker|upscaler/unet|ranker(/[\w.-]+)?)"
 _SMALL_FILES = re.compile(
     rf"model_index\.json|toile\.json|words\.json|upscaler/upscaler\.json|{_NETWORK}/config\.json"
     r"|(upscaler/)?scheduler/scheduler_config\.json"
@@ -157,6 +157,8 @@ def wanted_files(names: Sequence[str], model_id: str) -> list[str]:
         own = [file for folder, _, file in (name.rpartition("/") for name in names) if folder == network]
         kinds = ([f"{network}/{file}" for file in own if kind.fullmatch(file)] for kind in _WEIGHTS)
         best = next((kind for kind in kinds if kind), [])
+        if not best:
+            wanted = [name for name in wanted if name != f"{network}/config.json"]
         if not best and network in _NEEDED:
             raise ToileError(f"{model_id} has no weights of its {network} that can be read")
         wanted += best

@@ -17,16 +17,16 @@ from typing import NamedTuple
 from toile.errors import ToileError
 from toile.text.likely_articles import draw_article, likeliest_article
 from toile.text.lora_tags import lora_tags
+from toile.text.phrases import JOINS, Phrases, forms_of
 from toile.text.prompt import Parts, Piece, parse_prompt, unparse_prompt
 from toile.text.slips import meant_words
 from toile.text.word_tables import SLOTS, WordTables
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?'?|[^\w\s!-/:-@\[-`{-~]")
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u2032": "'", "\u0060": "'", "\u00b4": "'"})
-_JOINS = frozenset({"and", "&", "/", "+"})
 _NEGATIONS = frozenset({"not", "no", "without", "never", "non", "isn't", "don't", "dont"})
 _NEGATION_REACH = 3
-_SHORT = 2  # letters: words so short are seldom the half of another
+_DIVIDES = re.compile("[,.;:!?]")
 _MOST = {"pattern": 3, "detail": 2}
 DEFAULT_GROUP = "Apparel"
 
@@ -87,13 +87,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class _Token:
-    """A word of the prompt: as typed, in the table's spelling, its weight, and the number of its part."""
+    """A word of the prompt: as typed, in the table's spelling, its weight, the number of its part, whether it stays as
+    it is, and whether a comma or the like stands before it."""
 
     typed: str
     word: str
     weight: float
     part: int
     is_kept: bool = False
+    is_apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,30 +119,14 @@ class PromptReader:
 
     def __init__(self, tables: WordTables) -> None:
         self.tables = tables
-        self._slots = {
-            _unjoined(phrase): (slot, meant)
-            for slot in reversed(SLOTS)
-            for phrase, meant in tables.meanings.get(slot, {}).items()
-        }
-        self._exact = frozenset(self._slots)
-        self._longest = max((phrase.count(" ") + 1 for phrase in self._slots), default=1)
+        self._phrases = Phrases(tables)
         self._silent = frozenset(tables.silent)
-        frequent: dict[str, int] = dict.fromkeys(self._silent, 0)
-        for phrase in self._slots:
-            frequent.update({word: max(1, tables.known.get(word, 1)) for word in phrase.split()})
-        phrases = [phrase for phrase in self._slots if " " in phrase]
-        for phrase in phrases:
-            for other in _in_other_number(phrase):
-                self._slots.setdefault(other, self._slots[phrase])
-        # People write two words as one and one as two: flipflops, wrist watch.
-        self._joined = {phrase.replace(" ", ""): phrase for phrase in self._slots if " " in phrase}
-        self._words = {**dict.fromkeys(self._joined, 1), **frequent, **tables.known}
         self._not_slips = frozenset(tables.no_slips)
 
     @property
     def num_phrases(self) -> int:
         """How many words and phrases it understands."""
-        return len(self._exact)
+        return self._phrases.num_exact
 
     def read(self, prompt: str, seed: int = 0, own_words: Collection[str] = (), keep_unknown: bool = False) -> Reading:
         """The reading of a prompt; it never fails, and reading it again changes nothing.
@@ -194,25 +180,23 @@ class PromptReader:
         corrections: dict[str, Correction] = {}
         for token in tokens:
             word = token.word
-            if not token.is_kept and word not in self._words:
-                word = next((form for form in _forms(word) if form in self._words), word)
-                if word not in self._words and word not in self._not_slips and not keep_unknown:
-                    meant = meant_words(word, self._words)
+            if not token.is_kept and not self._phrases.is_spelt(word):
+                word = next((form for form in forms_of(word) if self._phrases.is_spelt(form)), word)
+                if not self._phrases.is_spelt(word) and word not in self._not_slips and not keep_unknown:
+                    meant = meant_words(word, self._phrases.meant_by_slips)
                     if meant:
-                        corrections[token.typed] = Correction(token.typed, self._apart(meant[0]), self._others(meant))
+                        corrections[token.typed] = Correction(
+                            token.typed, self._phrases.apart(meant[0]), self._others(meant)
+                        )
                         word = meant[0]
-            result.append(token if token.is_kept else replace(token, word=self._apart(word)))
+            result.append(token if token.is_kept else replace(token, word=self._phrases.apart(word)))
         return result, tuple(corrections.values())
-
-    def _apart(self, word: str) -> str:
-        """The phrase that was written as one word; any other word as it is."""
-        return word if word in self._slots else self._joined.get(word, word)
 
     def _others(self, meant: Sequence[str]) -> tuple[str, ...]:
         """Of words that a slip may be, those that would say something else than the first."""
-        first, *others = [self._apart(word) for word in meant[:3]]
-        said = self._slots.get(first)
-        return tuple(word for word in others if self._slots.get(word) != said or said is None)
+        first, *others = [self._phrases.apart(word) for word in meant[:3]]
+        said = self._phrases.said_by([first])
+        return tuple(word for word in others if self._phrases.said_by([word]) != said or said is None)
 
     def _match(self, tokens: Sequence[_Token]) -> tuple[list[_Found], list[str], list[str]]:
         """What the words say, longest phrases first; words without a meaning; words that are denied."""
@@ -233,30 +217,31 @@ class PromptReader:
                 continue
             if token.word in _NEGATIONS:
                 denied_until = place + _NEGATION_REACH
-            elif not token.is_kept and token.word not in self._silent and token.word not in _JOINS:
+            elif not token.is_kept and token.word not in self._silent and token.word not in JOINS:
                 unknown[token.typed] = None
             place += 1
         return found, list(unknown), denied
 
     def _phrase_at(self, tokens: Sequence[_Token], place: int) -> _Found | None:
-        for length in range(min(self._longest, len(tokens) - place), 0, -1):
+        for length in range(min(self._phrases.longest, len(tokens) - place), 0, -1):
             here = tokens[place : place + length]
+            if any(token.is_apart for token in here[1:]):
+                continue
             words = [token.word for token in here]
-            entry = self._said_by(words)
+            entry = self._phrases.said_by(words)
+            is_exact = self._phrases.is_exact(words)
+            if (
+                entry is not None
+                and not is_exact
+                and self._phrases.goes_on(words, [t.word for t in tokens[place + length :]])
+            ):
+                continue
             if entry is not None and not any(token.is_kept or token.part != here[0].part for token in here):
                 weight = max((token.weight for token in here), key=lambda weight: abs(weight - 1))
                 typed = " ".join(token.typed for token in here)
                 before = tokens[place - 1].word if place else ""
-                is_exact = " ".join(words) in self._exact
                 return _Found(*entry, weight, here[0].part, place, place + length - 1, typed, is_exact, before)
         return None
-
-    def _said_by(self, words: Sequence[str]) -> tuple[str, tuple[str, ...]] | None:
-        """What words in a row say together, also two that are one word to the tables."""
-        entry = self._slots.get(" ".join(words))
-        if entry is None and len(words) == 2 and min(map(len, words)) > _SHORT:
-            entry = self._slots.get("".join(words))
-        return entry
 
     def _chosen(self, found: Sequence[_Found]) -> tuple[dict[str, str], list[tuple[str, _Found]], list[str]]:
         """What a caption has a place for: fields, what stands for each, and the typed words that are left over."""
@@ -295,44 +280,23 @@ def _tokens(parts: Parts, own_words: Collection[str]) -> list[_Token]:
     own = sorted((re.escape(word) for word in own_words), key=len, reverse=True)
     pattern = re.compile("|".join([*(f"(?<!\\w){word}(?!\\w)" for word in own), _WORD.pattern, "[&/+]"]), re.IGNORECASE)
     kept = {word.casefold() for word in own_words}
-    tokens = []
+    tokens: list[_Token] = []
     for number, part in enumerate(parts):
+        between = ""
         for piece in part:
-            text = unicodedata.normalize("NFC", piece.text).translate(_QUOTES)
+            text, end = unicodedata.normalize("NFC", piece.text).translate(_QUOTES), 0
             for match in pattern.finditer(text):
-                typed = match.group()
+                typed, word = match.group(), match.group().lower()
+                is_apart = _DIVIDES.search(between + text[end : match.start()]) is not None
+                between, end = "", match.end()
                 if typed.casefold() in kept:
-                    tokens.append(_Token(typed, typed, piece.weight, number, True))
-                elif typed not in _JOINS:
-                    tokens.append(_Token(typed, typed.lower(), piece.weight, number))
+                    tokens.append(_Token(typed, typed, piece.weight, number, is_kept=True, is_apart=is_apart))
+                elif word not in JOINS:
+                    tokens.append(_Token(typed, word, piece.weight, number, is_apart=is_apart))
+                elif is_apart:
+                    between = ","
+            between += text[end:]
     return tokens
-
-
-def _forms(word: str) -> list[str]:
-    """A word without possessive ending, in the singular, in the plural."""
-    bare = word.removesuffix("'").removesuffix("'s")
-    forms = [bare, bare.replace("'", "")]
-    if len(bare) > 3:
-        forms += [bare[:-1]] if bare.endswith("s") else []
-        forms += [bare[:-2]] if bare.endswith("es") else []
-        forms += [f"{bare[:-3]}y"] if bare.endswith("ies") else []
-        forms += [f"{bare[:-1]}ies"] if bare.endswith("ys") else []
-        forms += [f"{bare}s"]
-    plain = "".join(sign for sign in unicodedata.normalize("NFKD", bare) if not unicodedata.combining(sign))
-    return [*forms, plain]
-
-
-def _unjoined(phrase: str) -> str:
-    """A phrase of the tables without words that join, which are no words of a prompt either."""
-    return " ".join(word for word in phrase.split() if word not in _JOINS)
-
-
-def _in_other_number(phrase: str) -> list[str]:
-    """A phrase of the tables in the singular or in the plural: running shoe, wrist watches."""
-    if phrase.endswith(("s", "x", "ch", "sh")):
-        singular = [phrase[:-1]] if phrase.endswith("s") and not phrase.endswith("ss") else []
-        return [*singular, *([phrase[:-2]] if phrase.endswith("es") else [f"{phrase}es"])]
-    return [f"{phrase}s"]
 
 
 def _head(articles: Sequence[_Found]) -> _Found | None:

@@ -78,7 +78,7 @@ class Stepped:
 
     Attributes:
         places: of the pictures that pass the networks together.
-        fraction: of their steps, 0 to 1.
+        fraction: of their work, 0 to 1.
         previews: small JPEGs by job.
     """
 
