@@ -48,7 +48,7 @@ class Phrases:
         self.meant_by_slips: Mapping[str, int] = {**dict.fromkeys(long, 1), **alone, **tables.known}
 
     def _add_other_numbers(self) -> None:
-        for phrase in [phrase for phrase in self._exact if self._meanings[phrase][0] == "article" and " " in phrase]:
+        for phrase in [phrase for phrase, (slot, _) in self._meanings.items() if slot == "article" and " " in phrase]:
             other = _in_other_number(phrase)
             slot, _ = self._meanings.get(other.rpartition(" ")[2], ("article", ()))
             if slot == "article":  # not of running tights, as tight is something else
