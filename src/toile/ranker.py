@@ -62,12 +62,14 @@ class Ranker:
 
     @classmethod
     def load(cls, folders: Sequence[Path], reader: PromptReader, placement: Placement = FLOAT32_ON_CPU) -> Ranker:
-        """Reads folders of classifiers (config.json and weights), always in float32, as near scores decide.
+        """Reads folders of classifiers (config.json and weights), in bfloat16 where that is asked for, else in float32:
+        what is not among the largest of an image's gradients would be too small for float16.
 
         Raises:
             ToileError: a part is missing, damaged or does not fit.
         """
-        placement = replace(placement, dtype=torch.float32)
+        dtype = torch.bfloat16 if placement.dtype == torch.bfloat16 else torch.float32
+        placement = replace(placement, dtype=dtype)
         read = [load_component(path, AttributeClassifier, AttributeClassifierConfig, placement) for path in folders]
         return cls(tuple(classifier.eval().requires_grad_(False) for classifier in read), reader)
 
@@ -105,14 +107,17 @@ class Ranker:
         Returns:
             Of each attribute (B, outputs), the logarithm of the mean of what the classifiers give it.
         """
-        device = self.classifiers[0].conv_in.weight.device
-        images = _large_enough(images.to(device, torch.float32).clamp(-1, 1), self.classifiers)
+        weight = self.classifiers[0].conv_in.weight
+        images = _large_enough(images.to(weight.device, torch.float32).clamp(-1, 1), self.classifiers)
         seen = [images] * len(self.classifiers)
         if noise:
             seen = [images + noise * _grain(number, images) for number in range(len(self.classifiers))]
-        found = [classifier(pictures) for classifier, pictures in zip(self.classifiers, seen, strict=True)]
+        found = [
+            classifier(pictures.to(weight.dtype, memory_format=torch.channels_last))
+            for classifier, pictures in zip(self.classifiers, seen, strict=True)
+        ]
         return {
-            attribute: torch.stack([outputs[attribute].log_softmax(1) for outputs in found]).logsumexp(0)
+            attribute: torch.stack([outputs[attribute].float().log_softmax(1) for outputs in found]).logsumexp(0)
             - math.log(len(found))
             for attribute in self.labels.attributes
         }

@@ -34,6 +34,7 @@ TABLES = WordTables(
     no_slips=(),
 )
 
+
 @pytest.fixture(scope="package")
 def classifier() -> AttributeClassifier:
     torch.manual_seed(0)

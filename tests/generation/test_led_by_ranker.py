@@ -225,3 +225,18 @@ def test_classifiers_of_other_labels_are_refused(ranker: Ranker) -> None:
     other = AttributeClassifier(AttributeClassifierConfig((8, 16), 4, AttributeLabels(("Belts",))))
     with pytest.raises(ToileError, match="same labels"):
         Ranker((*ranker.classifiers, other), ranker.reader)
+
+
+def test_in_half_precision_a_ranker_sees_nearly_the_same(ranked_model: LatentDiffusion) -> None:
+    assert ranked_model.origin is not None and ranked_model.ranker is not None
+    half = LatentDiffusion.load(ranked_model.origin, device="cpu", dtype="bfloat16").ranker
+    assert half is not None and {p.dtype for p in half.classifiers[0].parameters()} == {torch.bfloat16}
+    images = torch.rand(4, 3, 80, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    wanted = [half.wanted("red dress for women")] * len(images)
+    gradients = []
+    for ranker in (ranked_model.ranker, half):
+        leaf = images.clone().requires_grad_()
+        answers = ranker.answers(ranker.log_probabilities(leaf, noise=0.15), wanted)
+        assert answers.dtype == torch.float32
+        gradients += torch.autograd.grad(answers.sum(), leaf)
+    assert torch.cosine_similarity(gradients[0].flatten(1), gradients[1].flatten(1)).amin() > 0.99

@@ -123,6 +123,37 @@ def test_packed_weights_follow_every_change(name: str) -> None:
     check()
 
 
+@pytest.mark.skipif(not layers._HAS_PACKING, reason="this build of PyTorch has no oneDNN")
+@pytest.mark.parametrize("name", ["linear", "gated linear", "convolution"])
+def test_sizes_used_by_turns_are_packed_once_each(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[tuple[int, ...]] = []
+
+    def counted(pack: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def noted(weight: Tensor, x: Tensor, *geometry: object) -> Tensor:
+            packed.append(tuple(x.shape))
+            return pack(weight, x, *geometry)
+
+        return noted
+
+    for pack in ("_packed_matrix", "packed_kernel"):
+        monkeypatch.setattr(layers, pack, counted(getattr(layers, pack)))
+    layer = build(name, packs=True).bfloat16()
+    x = inputs_of(layer)[0].bfloat16()
+    with torch.inference_mode():
+        expected = [layer(x[:rows]) for rows in (1, 2, 3)]
+        for _ in range(2):
+            for rows, result in zip((1, 2, 3), expected, strict=True):
+                assert torch.equal(layer(x[:rows]), result)
+    each = 2 if name == "gated linear" else 1
+    assert packed == [(rows, *x.shape[1:]) for rows in (1, 2, 3) for _ in range(each)]
+    with torch.inference_mode():
+        for rows in range(4, 4 + layers._MOST_LAYOUTS):
+            layer(torch.cat([x] * rows)[:rows])
+        assert len(layer._packed) == layers._MOST_LAYOUTS
+        layer(x[:1])
+    assert packed[-1] == (1, *x.shape[1:])  # what was not used for long was dropped
+
+
 def test_layers_that_have_packed_their_weights_can_be_copied_and_saved() -> None:
     layer = build("convolution", packs=True)
     x = inputs_of(layer)[0]
@@ -189,8 +220,10 @@ def test_large_networks_keep_no_copies() -> None:
     pack_weights(network, max_bytes=256 * 256 * 4)
     assert (large.packs, large.replaces) == (True, True)
     assert (small.packs, small.replaces) == (False, False)
-    pack_weights(network)
+    assert large.layouts == 1
+    pack_weights(network, max_bytes=2 * (256 * 256 + 16 * 32) * 4)
     assert (large.packs, large.replaces) == (True, False) == (small.packs, small.replaces)
+    assert large.layouts == small.layouts == 2
 
 
 def test_weights_made_in_inference_mode_are_not_packed() -> None:

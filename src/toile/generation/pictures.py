@@ -297,6 +297,7 @@ def _all_batches(plan: PicturePlan, part: range) -> Generator[Event, None, None]
         if made is None and model.dtype != torch.float32:
             with torch.inference_mode(False):  # so that gradients can be taken through it
                 user = in_float32 = in_float32 or model.in_float32()
+                batch = replace(batch, ranker=_ranker_of(user, settings, batch.images))
             made = yield from batch.sample(user)
         if made is None:
             raise WorkFailedError(

@@ -31,6 +31,7 @@ _HAS_PACKING = (
 )
 
 _LARGE_LAYER = 2**16  # weights
+_MOST_LAYOUTS = 4  # of a layer's weights: for sketches, for a picture with and without guidance, for one size more
 
 # In channels_last memory, PyTorch's group normalisation is slow on CPUs for groups of fewer channels than a vector
 # register holds, unless there are so many positions that it chooses another algorithm.
@@ -41,13 +42,15 @@ _MANY_POSITIONS = 1024
 class AdaptableLayer(nn.Module):
     """A layer with weights, which can add what a change of low rank makes of its input, and keep packed weights.
 
-    Packed is the memory layout that oneDNN chooses for inputs of the last size. Otherwise weights are brought to that
+    Packed is the memory layout that oneDNN chooses for inputs of one size. Otherwise weights are brought to that
     layout at each call, which takes longer than the layer itself when positions are few.
 
     Attributes:
         lora: given an input, returns what is added to the result; None for nothing. See `toile.nn.lora`.
         packs: whether packed weights are kept, made at the first use without gradients. They follow changes of the
             weights, in place (but not behind autograd's back, through `.data`) or by other tensors.
+        layouts: for how many uses they are kept at a time, those that were used last. Sampling goes to and fro between
+            sizes: noises to choose among, a picture with and without guidance.
         replaces: whether they take the place of the plain ones, so that no memory is needed twice: `weight` is then on
             the device "meta". They are for inputs of the first size, and become plain again whenever the layer is
             saved, copied, moved, given other weights or used in another way. Changing `weight` in place is an error.
@@ -56,14 +59,17 @@ class AdaptableLayer(nn.Module):
     weight: Tensor
     lora: nn.Module | None
     packs = False
+    layouts = 1
     replaces = False
     can_replace = True
-    _packed: tuple[tuple[Tensor, ...], list[object]] | None = None
+    _packed: dict[object, tuple[Tensor, ...]]  # by use
+    _packed_of: list[int]  # which weights, after how many changes
     _packed_back: tuple[Tensor, object] | None = None  # what gradients pass, see `Conv2d.packed_both_ways`
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.register_module("lora", None)
+        self._packed, self._packed_of = {}, []
 
     @property
     def keeps_packed(self) -> bool:
@@ -73,22 +79,26 @@ class AdaptableLayer(nn.Module):
     def packed(
         self, weights: Sequence[Tensor], use: object, pack: Callable[[], tuple[Tensor, ...]]
     ) -> tuple[Tensor, ...]:
-        """What `pack` returned last for these weights and this use: shape of the input, and what tells uses apart."""
-        if self._packed is not None and self.weight.is_meta:
-            return self._packed[0]
-        mark = [use, *[weight.data_ptr() for weight in weights], *[weight._version for weight in weights]]
-        if self._packed is None or self._packed[1] != mark:  # a version counts the changes in place
-            self._packed = (pack(), mark)
-            if self.replaces:
-                page_out(self.weight)
-                self._set_weight(torch.empty_like(self.weight, device="meta"))
-        return self._packed[0]
+        """What `pack` returned for these weights and this use: shape of the input, and what tells uses apart."""
+        if self._packed and self.weight.is_meta:
+            return next(iter(self._packed.values()))
+        of = [*[weight.data_ptr() for weight in weights], *[weight._version for weight in weights]]
+        if self._packed_of != of:  # a version counts the changes in place
+            self._packed, self._packed_of = {}, of
+        packed = self._packed.pop(use, None) or pack()
+        while len(self._packed) >= self.layouts:
+            del self._packed[next(iter(self._packed))]
+        self._packed[use] = packed  # the last used is the last
+        if self.replaces:
+            page_out(self.weight)
+            self._set_weight(torch.empty_like(self.weight, device="meta"))
+        return packed
 
     def restore(self) -> None:
         """Makes packed weights that took the place of the plain ones plain again."""
-        if self._packed is not None and self.weight.is_meta:
-            self._set_weight(self._plain_weight(self._packed[0]))
-            self._packed = self._packed_back = None
+        if self._packed and self.weight.is_meta:
+            self._set_weight(self._plain_weight(next(iter(self._packed.values()))))
+            self._packed, self._packed_back = {}, None
 
     def forget_packed(self) -> None:
         """Drops what is kept of plain weights in another form, for weights that are exchanged for others.
@@ -96,7 +106,7 @@ class AdaptableLayer(nn.Module):
         Weights are told apart by address and number of changes, which those of new tensors can have by chance.
         """
         self.restore()
-        self._packed = self._packed_back = None
+        self._packed, self._packed_back = {}, None
 
     def _set_weight(self, weight: Tensor) -> None:
         with torch.inference_mode(False):
@@ -114,13 +124,13 @@ class AdaptableLayer(nn.Module):
         return torch.empty_like(self.weight, device=joined.device).copy_(joined)  # in the memory layout it had
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptableLayer:
-        self.restore()
+        self.forget_packed()
         return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self._packed is not None and self.weight.is_meta:
-            destination[f"{prefix}weight"] = self._plain_weight(self._packed[0])
+        if self._packed and self.weight.is_meta:
+            destination[f"{prefix}weight"] = self._plain_weight(next(iter(self._packed.values())))
 
     def _load_from_state_dict(self, *arguments: object) -> None:
         self.restore()
@@ -128,11 +138,8 @@ class AdaptableLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         self.restore()
-        return {
-            **self.__dict__,
-            "_packed": None,
-            "_packed_back": None,
-        }  # packed tensors can be neither copied nor pickled
+        # Packed tensors can be neither copied nor pickled.
+        return {**self.__dict__, "_packed": {}, "_packed_back": None}
 
 
 class Linear(AdaptableLayer, nn.Linear):
@@ -318,11 +325,14 @@ def packed_kernel(weight: Tensor, x: Tensor, geometry: tuple[object, ...]) -> Te
 def pack_weights(network: nn.Module, max_bytes: int = 128 * 2**20) -> None:
     """Lets every layer of a network keep packed weights: beside the plain ones if these copies fit into `max_bytes`.
 
-    In larger networks the packed weights of large layers take the place of the plain ones.
+    As many layouts of them are kept as fit, up to four. In larger networks the packed weights of large layers take the
+    place of the plain ones.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, AdaptableLayer)]
-    fits = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers) <= max_bytes
+    num_bytes = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
+    fits = num_bytes <= max_bytes
     for layer in layers:
+        layer.layouts = max(1, min(_MOST_LAYOUTS, max_bytes // max(num_bytes, 1)))
         layer.packs = _HAS_PACKING and (fits or layer.weight.numel() >= _LARGE_LAYER)
         layer.replaces = layer.packs and not fits and layer.can_replace
 
