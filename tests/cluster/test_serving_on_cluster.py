@@ -17,7 +17,7 @@ import torch
 
 from toile.cluster.joining import WorkerLostError, joined
 from toile.cluster.places import Place
-from toile.cluster.serving import _reason_of, serving
+from toile.cluster.serving import _described, _reason_of, serving
 from toile.cluster.surroundings import Surroundings
 from toile.errors import ToileError
 from toile.generation.request import GenerateRequest
@@ -187,6 +187,24 @@ def test_a_replica_that_serve_gives_up_is_deployed_anew(monkeypatch: pytest.Monk
     assert [(replica.name, replica.removed) for replica in deployed] == [("toile-0-0", True), ("toile-0-1", False)]
     worker.stop()
     assert deployed[-1].removed
+
+
+def test_a_description_that_threads_of_serve_disturb_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray import serve
+
+    errors = [ValueError("router is not registered for pickle by value")] * 3
+    made = serve.deployment
+
+    def disturbed(**settings: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return made(**settings)
+
+    monkeypatch.setattr(serve, "deployment", disturbed)
+    assert _described(PictureReplica, Place("node", "host", 1)).name == "PictureReplica"
+    errors = [ValueError("there is no such setting")] * 1000
+    with pytest.raises(ValueError, match="no such setting"):
+        _described(PictureReplica, Place("node", "host", 1))
 
 
 def test_what_ray_says_is_told_in_one_line() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from toile.cluster.joining import WorkerLostError
@@ -19,6 +19,7 @@ from toile.errors import ToileError
 _SECONDS_BETWEEN_HEALTH_CHECKS = 2.0
 _SECONDS_TO_STOP = 5.0
 _CALLS_AT_ONCE = 8
+_TRIES = 10  # to describe a deployment
 
 
 class Replica:
@@ -124,19 +125,35 @@ def deploy(kind: type, name: str, place: Place, *arguments: Any) -> Replica:
     """
     from ray import serve
 
-    deployment = serve.deployment(
-        name=kind.__name__,
-        num_replicas=1,
-        max_ongoing_requests=_CALLS_AT_ONCE,
-        ray_actor_options={"num_cpus": place.cpus, "num_gpus": place.gpus},
-        health_check_period_s=_SECONDS_BETWEEN_HEALTH_CHECKS,
-        graceful_shutdown_timeout_s=_SECONDS_TO_STOP,
-        graceful_shutdown_wait_loop_s=0.2,
-    )(kind)
     # `serve.run` would wait for the replica: loading a model takes long, and the others are to begin meanwhile.
-    target = serve.RunTarget(deployment.bind(*arguments), name=name, route_prefix=None)
+    target = serve.RunTarget(_described(kind, place).bind(*arguments), name=name, route_prefix=None)
     [handle] = serve.run_many([target], wait_for_applications_running=False)
     return Replica(name, handle)
+
+
+def _described(kind: type, place: Place) -> Any:
+    """Serve's description of one replica of a class.
+
+    While it is made, Serve registers one of its modules and takes that back; threads of its own, for the handles of
+    replicas that run already, do the same at times, and whoever is second to take it back gets a ValueError (Ray 2.60).
+    """
+    from ray import serve
+
+    def describe() -> Any:
+        return serve.deployment(
+            name=kind.__name__,
+            num_replicas=1,
+            max_ongoing_requests=_CALLS_AT_ONCE,
+            ray_actor_options={"num_cpus": place.cpus, "num_gpus": place.gpus},
+            health_check_period_s=_SECONDS_BETWEEN_HEALTH_CHECKS,
+            graceful_shutdown_timeout_s=_SECONDS_TO_STOP,
+            graceful_shutdown_wait_loop_s=0.2,
+        )(kind)
+
+    for _ in range(_TRIES - 1):
+        with suppress(ValueError):
+            return describe()
+    return describe()
 
 
 def _reason(error: BaseException) -> str:

@@ -6,6 +6,9 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from toile.errors import ToileError
 from toile.picture_recipe import read_recipe
 from toile.web.jobs.config import EngineConfig
 from toile.web.jobs.engine import Engine
+from toile.web.jobs.engine_worker import EngineWorker
 from toile.web.jobs.worker_process import WorkerProcess, _on_all_gpus, hire_processes
 
 
@@ -100,3 +104,31 @@ def test_devices_are_taken_in_turn_and_threads_are_shared_out(tiny_config: Engin
         replace(tiny_config, devices=("cpu", "cpu"), workers=1)
     with pytest.raises(ToileError, match="workers is 0"):
         replace(tiny_config, workers=0)
+
+
+def test_an_engine_whose_second_worker_cannot_be_started_leaves_no_first_one(
+    tiny_config: EngineConfig, tmp_path: Path
+) -> None:
+    class Hired(EngineWorker):
+        is_running = False
+
+        def kill(self) -> None: ...
+
+        def _begin(self) -> Connection:
+            if any(worker.is_running for worker in hired):
+                raise ToileError("no room for another one")
+            self.is_running = True
+            return Pipe()[0]
+
+        def _end_of_dead(self) -> str:
+            return ""
+
+        def _end(self) -> None:
+            self.is_running = False
+
+    hired = [Hired(), Hired()]
+    engine = Engine(replace(tiny_config, out=tmp_path), lambda config, source: hired)
+    with pytest.raises(ToileError, match="no room"), engine:
+        pytest.fail("it was started")
+    assert hired[0].starts == 1 and not any(worker.is_running for worker in hired)
+    assert not engine.room.is_open

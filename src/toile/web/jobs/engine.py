@@ -76,7 +76,10 @@ class Engine:
     # ------------------------------------------------------------------------------------------------- start and end
 
     def start(self) -> None:
-        """Starts the workers, and takes up the jobs that an earlier engine on this folder left unfinished."""
+        """Starts the workers, and takes up the jobs that an earlier engine on this folder left unfinished.
+
+        If one cannot be started, those that were are ended again, and the engine is closed.
+        """
         for left in self._store.unfinished():
             job = left.job
             if len(job.pictures) == job.request.num_pictures:
@@ -93,7 +96,11 @@ class Engine:
                 deadline = deadline_after(self.config.deadline_seconds)
                 self._workshop.add(LiveJob(_waiting(job), deadline, False, self.room.take_back(job.owner)))
         self.room.is_open = True
-        self._workshop.start()
+        try:
+            self._workshop.start()
+        except BaseException:
+            self.close()
+            raise
 
     def stop_accepting(self) -> None:
         """From now on no job is taken; those there are go on."""
