@@ -201,11 +201,22 @@ class LatentDiffusion:
 
     @cached_property
     def ranker(self) -> Ranker | None:
-        """What leads to pictures that show what a prompt says; None if its folder has none, or no words."""
+        """What leads to pictures that show what a prompt says; None if its folder has none, or no words.
+
+        Raises:
+            ToileError: it is damaged, or learnt other latents than this model's.
+        """
         folder = self._folder_of(RANKER_FOLDER)
         if folder is None or self.reader is None:
             return None
-        return Ranker.load(ranker_folders(folder.parent), self.reader, Placement(self.dtype, self.device))
+        found = Ranker.load(ranker_folders(folder.parent), self.reader, Placement(self.dtype, self.device))
+        channels, depth = found.classifiers[0].config.in_channels, self.vae.config.latent_channels
+        if channels != depth:
+            raise ToileError(
+                f"{folder} looks at {channels} channels, this model's latents have {depth}: train it anew on them "
+                "(vae = the model, see recipes/ranker.toml), or remove it"
+            )
+        return found
 
     def _folder_of(self, part: str) -> Path | None:
         """Of a part that not every model has."""

@@ -1,8 +1,9 @@
 """Whether pictures show what a prompt says: classifiers of attributes, asked for those that it names.
 
 To make several pictures and keep what another network likes best is the rejection sampling of Razavi et al. 2019
-("VQ-VAE-2") and the reranking of Ramesh et al. 2021 ("DALL-E").
-Shapes: K pictures, H x W their size.
+("VQ-VAE-2") and the reranking of Ramesh et al. 2021 ("DALL-E"). Latents are looked at, not pictures: to lead a sampler,
+gradients then need not come back through the autoencoder's decoder, which takes several times as long as all else.
+Shapes: B pictures, C x h x w their scaled latents.
 """
 
 from __future__ import annotations
@@ -41,16 +42,17 @@ Wanted = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Ranker:
-    """Looks at pictures with classifiers that learnt from the pictures the model learnt from, and that judge nothing
+    """Looks at latents with classifiers that learnt from the pictures the model learnt from, and that judge nothing
     else. Several, which differ in the seed of their training, are surer together (Lakshminarayanan et al. 2017, "Deep
     ensembles"): what only one of them sees does not count for much.
 
     Attributes:
-        classifiers: name attributes of pictures, in the terms of a catalogue; all tell the same labels apart.
+        classifiers: name attributes of pictures by their latents, in the terms of a catalogue; all tell the same labels
+            apart.
         reader: finds them in prompts, and knows what captions say for a term.
 
     Raises:
-        ToileError: classifiers of different labels.
+        ToileError: classifiers of different labels, or of latents of different depth.
     """
 
     classifiers: tuple[AttributeClassifier, ...]
@@ -59,11 +61,13 @@ class Ranker:
     def __post_init__(self) -> None:
         if any(classifier.config.labels != self.labels for classifier in self.classifiers):
             raise ToileError("the classifiers of a ranker must tell the same labels apart; train them on the same data")
+        if len({classifier.config.in_channels for classifier in self.classifiers}) > 1:
+            raise ToileError("the classifiers of a ranker must look at the latents of one autoencoder")
 
     @classmethod
     def load(cls, folders: Sequence[Path], reader: PromptReader, placement: Placement = FLOAT32_ON_CPU) -> Ranker:
         """Reads folders of classifiers (config.json and weights), in bfloat16 where that is asked for, else in float32:
-        what is not among the largest of an image's gradients would be too small for float16.
+        what is not among the largest of the gradients would be too small for float16.
 
         Raises:
             ToileError: a part is missing, damaged or does not fit.
@@ -95,26 +99,26 @@ class Ranker:
                 found[attribute] = tuple(right)
         return found
 
-    def log_probabilities(self, images: Tensor, noise: float = 0.0) -> dict[str, Tensor]:
+    def log_probabilities(self, latents: Tensor, noise: float = 0.0) -> dict[str, Tensor]:
         """What the classifiers say of pictures, together.
 
         Args:
-            images: (B, 3, H, W) around [-1, 1].
-            noise: standard deviation of what is added to the pictures, for each classifier something else, and always
-                the same. Gradients through it go along what can be seen, less along traces that only classifiers see
+            latents: (B, C, h, w).
+            noise: standard deviation of what is added to them, for each classifier something else, and always the
+                same. Gradients through it go along what can be seen, less along traces that only classifiers see
                 (Smilkov et al. 2017, "SmoothGrad").
 
         Returns:
             Of each attribute (B, outputs), the logarithm of the mean of what the classifiers give it.
         """
         weight = self.classifiers[0].conv_in.weight
-        images = _large_enough(images.to(weight.device, torch.float32).clamp(-1, 1), self.classifiers)
-        seen = [images] * len(self.classifiers)
+        latents = _large_enough(latents.to(weight.device, torch.float32), self.classifiers)
+        seen = [latents] * len(self.classifiers)
         if noise:
-            seen = [images + noise * _grain(number, images) for number in range(len(self.classifiers))]
+            seen = [latents + noise * _grain(number, latents) for number in range(len(self.classifiers))]
         found = [
-            classifier(pictures.to(weight.dtype, memory_format=torch.channels_last))
-            for classifier, pictures in zip(self.classifiers, seen, strict=True)
+            classifier(looked_at.to(weight.dtype, memory_format=torch.channels_last))
+            for classifier, looked_at in zip(self.classifiers, seen, strict=True)
         ]
         return {
             attribute: torch.stack([outputs[attribute].float().log_softmax(1) for outputs in found]).logsumexp(0)
@@ -141,35 +145,35 @@ class Ranker:
         return torch.stack(rows)
 
     @torch.inference_mode()
-    def scores(self, images: Tensor, prompt: str) -> Tensor:
+    def scores(self, latents: Tensor, prompt: str) -> Tensor:
         """How surely pictures show all that a prompt says.
 
         Args:
-            images: (K, 3, H, W) around [-1, 1].
+            latents: (B, C, h, w).
             prompt: in words that the reader knows.
 
         Returns:
-            (K,) float32, the least probability of the attributes it names; 1 where it names none that the classifier
+            (B,) float32, the least probability of the attributes it names; 1 where it names none that the classifier
             knows.
         """
         wanted = self.wanted(prompt)
         if not wanted:
-            return torch.ones(len(images))
-        found = self.log_probabilities(images)
+            return torch.ones(len(latents))
+        found = self.log_probabilities(latents)
         return torch.stack([found[name].exp()[:, list(right)].sum(1) for name, right in wanted.items()]).amin(0)
 
 
-def _large_enough(images: Tensor, classifiers: Sequence[AttributeClassifier]) -> Tensor:
-    """Images (B, 3, H, W) with white around them if they are too small for the classifiers' levels."""
+def _large_enough(latents: Tensor, classifiers: Sequence[AttributeClassifier]) -> Tensor:
+    """Latents (B, C, h, w), with their mean beside them if they are too small for the classifiers' levels."""
     least = max(2 ** len(classifier.config.block_out_channels) for classifier in classifiers)
-    height, width = images.shape[-2:]
-    return F.pad(images, (0, max(0, least - width), 0, max(0, least - height)), value=1.0)
+    height, width = latents.shape[-2:]
+    return F.pad(latents, (0, max(0, least - width), 0, max(0, least - height)))
 
 
-def _grain(number: int, images: Tensor) -> Tensor:
-    """(3, H, W), the same for every picture of one size."""
+def _grain(number: int, latents: Tensor) -> Tensor:
+    """(C, h, w), the same for all latents of one size."""
     generator = torch.Generator().manual_seed(number)
-    return torch.randn(images.shape[1:], generator=generator).to(images.device)
+    return torch.randn(latents.shape[1:], generator=generator).to(latents.device)
 
 
 def _said(tables: WordTables, slot: str, label: str) -> str:

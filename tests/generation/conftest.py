@@ -38,9 +38,9 @@ TABLES = WordTables(
 @pytest.fixture(scope="package")
 def classifier() -> AttributeClassifier:
     torch.manual_seed(0)
-    network = AttributeClassifier(AttributeClassifierConfig((8, 16), 4, LABELS))
+    network = AttributeClassifier(AttributeClassifierConfig((8, 16), 4, LABELS, in_channels=4, conv_in_stride=1))
     for head in network.heads.values():
-        torch.nn.init.normal_(head.weight, std=20.0)  # type: ignore[arg-type]  # so that like pictures differ
+        torch.nn.init.normal_(head.weight, std=20.0)  # type: ignore[arg-type]  # so that like latents differ
     return network.eval()
 
 

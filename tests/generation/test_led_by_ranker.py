@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from toile.data.images import images_from_pixels
 from toile.errors import ToileError
-from toile.generation.batch import Batch, Made
+from toile.generation.batch import Batch, GenerateStep, Made
 from toile.generation.guides import insisted_on
 from toile.generation.memory import estimated_bytes
 from toile.generation.pictures import Picture, generate
@@ -32,27 +31,28 @@ from toile.weights.folder import save_component
 PROMPT = "red dress for women"
 
 
-def made(model: LatentDiffusion, prompt: str = PROMPT, **given: object) -> list[Picture]:
+def request(prompt: str = PROMPT, **given: object) -> GenerateRequest:
     usual = {"seed": 3, "steps": 6, "guidance": 1.0, "classifier_guidance": 0.3}
-    request = GenerateRequest((prompt,), **{**usual, **given})  # type: ignore[arg-type]
-    return [event for event in generate(model, request) if isinstance(event, Picture)]
+    return GenerateRequest((prompt,), **{**usual, **given})  # type: ignore[arg-type]
 
 
-def pixels(pictures: list[Picture]) -> torch.Tensor:
-    return torch.stack([torch.from_numpy(picture.pixels) for picture in pictures])
+def made(model: LatentDiffusion, prompt: str = PROMPT, **given: object) -> list[Picture]:
+    return [event for event in generate(model, request(prompt, **given)) if isinstance(event, Picture)]
 
 
-def surely(model: LatentDiffusion, pictures: list[Picture], prompt: str = PROMPT) -> torch.Tensor:
+def surely(model: LatentDiffusion, **given: object) -> torch.Tensor:
+    """How surely pictures show what is named, made together."""
     assert model.ranker is not None
-    found = model.ranker.log_probabilities(images_from_pixels(pixels(pictures)))
-    return model.ranker.answers(found, [model.ranker.wanted(prompt)] * len(pictures))
+    steps = [event for event in generate(model, request(batch_size=6, **given)) if isinstance(event, GenerateStep)]
+    found = model.ranker.log_probabilities(steps[-1].denoised)
+    return model.ranker.answers(found, [model.ranker.wanted(PROMPT)] * steps[-1].num_rows)
 
 
 def test_pictures_show_more_surely_what_is_named(ranked_model: LatentDiffusion) -> None:
-    led, free = (made(ranked_model, num_images=6, classifier_guidance=scale) for scale in (0.3, 0.0))
-    gain = surely(ranked_model, led) - surely(ranked_model, free)
+    gain = surely(ranked_model, num_images=6) - surely(ranked_model, num_images=6, classifier_guidance=0.0)
     assert float(gain.mean()) > 0.5 and int((gain > 0).sum()) >= 5
-    assert [picture.recipe.settings.classifier_guidance for picture in (led[0], free[0])] == [0.3, 0.0]
+    led, free = (made(ranked_model, classifier_guidance=scale)[0] for scale in (0.3, 0.0))
+    assert [picture.recipe.settings.classifier_guidance for picture in (led, free)] == [0.3, 0.0]
 
 
 @pytest.mark.parametrize("prompt", ["", "what else", "[red] [dress]"])
@@ -81,18 +81,28 @@ def test_it_goes_with_every_other_way(ranked_model: LatentDiffusion, how: dict[s
     assert replay(tmp_path / "a.png", ranked_model).identical
 
 
-def test_memory_for_the_way_back_is_counted(ranked_model: LatentDiffusion) -> None:
-    usual = replace(ranked_model.defaults, batch_size=64)
-    assert estimated_bytes(ranked_model, replace(usual, classifier_guidance=0.1)) > estimated_bytes(ranked_model, usual)
+def test_memory_for_the_way_back_is_counted(
+    ranked_model: LatentDiffusion, classifier: AttributeClassifier, tmp_path: Path
+) -> None:
+    assert ranked_model.origin is not None
+    folder = Path(shutil.copytree(ranked_model.origin, tmp_path / "several"))
+    shutil.rmtree(folder / RANKER_FOLDER)
+    for number in range(12):
+        save_component(folder / RANKER_FOLDER / str(number), classifier, classifier.config, {}, torch.float32)
+    model = LatentDiffusion.load(folder, device="cpu", dtype="float32")
+    usual = replace(model.defaults, batch_size=64)
+    assert estimated_bytes(model, replace(usual, classifier_guidance=0.1)) > estimated_bytes(model, usual)
 
 
 def test_noise_is_the_same_each_time_and_another_for_each_classifier(ranker: Ranker) -> None:
     several = Ranker(ranker.classifiers * 2, ranker.reader)
-    images = torch.rand(3, 3, 32, 24) * 2 - 1
-    once, again = (several.log_probabilities(images, 0.3)["gender"] for _ in range(2))
-    assert torch.equal(once, again) and not torch.equal(once, ranker.log_probabilities(images, 0.3)["gender"])
-    torch.testing.assert_close(several.log_probabilities(images)["gender"], ranker.log_probabilities(images)["gender"])
-    torch.testing.assert_close(once[1:2], several.log_probabilities(images[1:2], 0.3)["gender"])
+    latents = torch.randn(3, 4, 8, 6)
+    once, again = (several.log_probabilities(latents, 0.3)["gender"] for _ in range(2))
+    assert torch.equal(once, again) and not torch.equal(once, ranker.log_probabilities(latents, 0.3)["gender"])
+    torch.testing.assert_close(
+        several.log_probabilities(latents)["gender"], ranker.log_probabilities(latents)["gender"]
+    )
+    torch.testing.assert_close(once[1:2], several.log_probabilities(latents[1:2], 0.3)["gender"])
 
 
 def test_who_names_nothing_is_not_changed_by_others_in_the_batch(ranked_model: LatentDiffusion) -> None:
@@ -184,9 +194,9 @@ def test_several_classifiers_answer_together(
         save_component(folder / RANKER_FOLDER / name, network, network.config, {}, torch.float32)
     model = LatentDiffusion.load(folder, device="cpu", dtype="float32")
     assert model.ranker is not None
-    images = torch.rand(3, 3, 32, 24) * 2 - 1
-    means = {name: (classifier(images)[name].softmax(1) + other(images)[name].softmax(1)) / 2 for name in ("gender",)}
-    torch.testing.assert_close(model.ranker.log_probabilities(images)["gender"].exp(), means["gender"])
+    latents = torch.randn(3, 4, 8, 6)
+    mean = (classifier(latents)["gender"].softmax(1) + other(latents)["gender"].softmax(1)) / 2
+    torch.testing.assert_close(model.ranker.log_probabilities(latents)["gender"].exp(), mean)
     described = [network.name for network in describe_model(folder).networks]
     assert described[-2:] == ["ranker/1", "ranker/2"]
     facts = read_model_facts(folder)
@@ -221,21 +231,37 @@ def test_small_and_long_pictures_are_made_too(ranked_model: LatentDiffusion, siz
     assert made(ranked_model, width=size[0], height=size[1])
 
 
-def test_classifiers_of_other_labels_are_refused(ranker: Ranker) -> None:
+def test_classifiers_of_other_labels_or_latents_are_refused(ranker: Ranker) -> None:
     other = AttributeClassifier(AttributeClassifierConfig((8, 16), 4, AttributeLabels(("Belts",))))
     with pytest.raises(ToileError, match="same labels"):
         Ranker((*ranker.classifiers, other), ranker.reader)
+    of_pictures = AttributeClassifier(replace(ranker.classifiers[0].config, in_channels=3))
+    with pytest.raises(ToileError, match="latents of one autoencoder"):
+        Ranker((*ranker.classifiers, of_pictures), ranker.reader)
+
+
+def test_a_ranker_that_learnt_other_latents_is_refused(
+    ranked_model: LatentDiffusion, classifier: AttributeClassifier, tmp_path: Path
+) -> None:
+    assert ranked_model.origin is not None
+    folder = Path(shutil.copytree(ranked_model.origin, tmp_path / "of pictures"))
+    of_pictures = AttributeClassifier(replace(classifier.config, in_channels=3))
+    save_component(folder / RANKER_FOLDER, of_pictures, of_pictures.config, {}, torch.float32)
+    model = LatentDiffusion.load(folder, device="cpu", dtype="float32")
+    with pytest.raises(ToileError, match=r"ranker looks at 3 channels, .* have 4: train it anew"):
+        made(model)
+    assert made(model, classifier_guidance=0.0)
 
 
 def test_in_half_precision_a_ranker_sees_nearly_the_same(ranked_model: LatentDiffusion) -> None:
     assert ranked_model.origin is not None and ranked_model.ranker is not None
     half = LatentDiffusion.load(ranked_model.origin, device="cpu", dtype="bfloat16").ranker
     assert half is not None and {p.dtype for p in half.classifiers[0].parameters()} == {torch.bfloat16}
-    images = torch.rand(4, 3, 80, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    wanted = [half.wanted("red dress for women")] * len(images)
+    latents = torch.randn(4, 4, 20, 16, generator=torch.Generator().manual_seed(0))
+    wanted = [half.wanted("red dress for women")] * len(latents)
     gradients = []
     for ranker in (ranked_model.ranker, half):
-        leaf = images.clone().requires_grad_()
+        leaf = latents.clone().requires_grad_()
         answers = ranker.answers(ranker.log_probabilities(leaf, noise=0.15), wanted)
         assert answers.dtype == torch.float32
         gradients += torch.autograd.grad(answers.sum(), leaf)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from toile.data.images import images_from_pixels
+from toile.data.images import pixels_from_images
 from toile.errors import ToileError
 from toile.generation.batch import Batch, GenerateStep, Made, NoiseChosen
 from toile.generation.noise_search import first_good
@@ -47,11 +47,11 @@ def test_what_a_prompt_names_is_found_among_the_labels(ranker: Ranker) -> None:
 
 
 def test_a_score_is_the_least_probability_of_what_is_named(ranker: Ranker, classifier: AttributeClassifier) -> None:
-    images = torch.rand(3, 3, 32, 24) * 2 - 1
-    outputs = {name: logits.softmax(1) for name, logits in classifier(images).items()}
+    latents = torch.randn(3, 4, 8, 6)
+    outputs = {name: logits.softmax(1) for name, logits in classifier(latents).items()}
     named = outputs["article_type"][:, 1], outputs["base_colour"][:, 1:3].sum(1), outputs["gender"][:, 1]
-    torch.testing.assert_close(ranker.scores(images, "maroon dress for women"), torch.stack(named).amin(0).detach())
-    assert ranker.scores(images, "what else").tolist() == [1, 1, 1]
+    torch.testing.assert_close(ranker.scores(latents, "maroon dress for women"), torch.stack(named).amin(0).detach())
+    assert ranker.scores(latents, "what else").tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,25 @@ def test_the_first_that_is_good_is_taken_or_the_best(probabilities: list[float],
     assert seen == probabilities[:looked_at]
 
 
-def test_the_picture_of_the_chosen_noise_is_made(ranked_model: LatentDiffusion) -> None:
+def test_the_picture_of_the_chosen_noise_is_made(
+    ranked_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[torch.Tensor] = []
+    scored = Ranker.scores
+
+    def watched(ranker: Ranker, latents: torch.Tensor, prompt: str) -> torch.Tensor:
+        looked_at.append(latents)
+        return scored(ranker, latents, prompt)
+
+    monkeypatch.setattr(Ranker, "scores", watched)
     assert ranked_model.ranker is not None
-    for picture in made(ranked_model, num_images=3):
+    pictures = made(ranked_model, num_images=3)
+    for picture, latents in zip(pictures, looked_at, strict=True):
         chosen, seed = picture.recipe.chosen_noises, picture.recipe.seed
-        others = [_with_noise(ranked_model, picture, number) for number in range(NUM)]
-        scores = ranked_model.ranker.scores(images_from_pixels(torch.stack(others)), PROMPT).tolist()
+        others = torch.stack([_with_noise(ranked_model, picture, number) for number in range(NUM)])
+        shown = pixels_from_images(ranked_model.decode_latents(latents))
+        assert int((shown.int() - others.int()).abs().max()) <= 1
+        scores = scored(ranked_model.ranker, latents, PROMPT).tolist()
         good = [number for number, score in enumerate(scores) if score >= 0.5]
         assert chosen == ((good or [scores.index(max(scores))])[0],), seed
         assert np.array_equal(others[chosen[0]].numpy(), picture.pixels)

@@ -53,3 +53,6 @@ def test_unfit_configs_are_refused() -> None:
         AttributeClassifier(AttributeClassifierConfig())
     with pytest.raises(ToileError, match="multiples of norm_num_groups"):
         AttributeClassifierConfig((12, 16), norm_num_groups=8)
+    for wrong in ({"in_channels": 0}, {"conv_in_stride": 3}):
+        with pytest.raises(ToileError, match="conv_in_stride"):
+            AttributeClassifierConfig(**wrong)  # type: ignore[arg-type]

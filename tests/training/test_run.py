@@ -260,22 +260,48 @@ def test_a_start_gives_weights_and_the_recipe_the_architecture(
         list(run_recipe(other, tmp_path / "other"))
 
 
-def test_a_judge_is_trained_from_a_product_table(tmp_path: Path) -> None:
-    folder, rows = tmp_path / "products", ["id,gender,articleType,baseColour,usage,productDisplayName"]
-    (folder / "images").mkdir(parents=True)
+@pytest.fixture(scope="module")
+def product_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 pictures of 16x16 with a table of products."""
+    folder, rows = tmp_path_factory.mktemp("products"), ["id,gender,articleType,baseColour,usage,productDisplayName"]
+    (folder / "images").mkdir()
     rng = np.random.default_rng(0)
     for number in range(60):
         pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "images" / f"{number}.bmp")
         rows.append(f"{number},Men,{('Shirts', 'Jeans')[number % 2]},Red,Casual,product {number}")
     (folder / "styles.csv").write_text("\n".join(rows), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def classifier_recipe(tmp_path: Path, product_folder: Path) -> Path:
     path = tmp_path / "judge.toml"
-    path.write_text(f'{CLASSIFIER_TOML}path = "{folder}"\nwidth = 16\nheight = 16\n', encoding="utf-8")
-    end = list(run_recipe(load_recipe(path), tmp_path / "judge"))[-1]
+    path.write_text(f'{CLASSIFIER_TOML}path = "{product_folder}"\nwidth = 16\nheight = 16\n', encoding="utf-8")
+    return path
+
+
+def test_a_judge_is_trained_from_a_product_table(tmp_path: Path, classifier_recipe: Path) -> None:
+    end = list(run_recipe(load_recipe(classifier_recipe), tmp_path / "judge"))[-1]
     assert isinstance(end, EndRecord) and end.reason == "done"
     judge = tmp_path / "judge" / MODEL_FOLDER / "classifier"
     labels = load_component(judge, AttributeClassifier, AttributeClassifierConfig).config.labels
     assert set(labels.article_type) == {"Shirts", "Jeans"}
+
+
+def test_a_ranker_is_trained_on_latents(
+    tmp_path: Path, classifier_recipe: Path, tiny_folder: Path, workshop: Workshop
+) -> None:
+    of_latents = [f"vae={tiny_folder}", "model.in_channels=4", "model.conv_in_stride=1", "objective.max_noise=0.1"]
+    end = list(run_recipe(load_recipe(classifier_recipe, of_latents), tmp_path / "ranker"))[-1]
+    assert isinstance(end, EndRecord) and end.reason == "done"
+    folder = tmp_path / "ranker" / MODEL_FOLDER / "classifier"
+    trained = load_component(folder, AttributeClassifier, AttributeClassifierConfig)
+    assert trained.conv_in.weight.shape == (8, 4, 3, 3) and trained.conv_in.stride == (1, 1)
+    provenance = json.loads((tmp_path / "ranker" / MODEL_FOLDER / "provenance.json").read_text(encoding="utf-8"))
+    assert list(provenance["networks"]) == ["vae"]
+    with pytest.raises(ToileError, match=r"in_channels 3: what it looks at has 4"):
+        list(run_recipe(load_recipe(classifier_recipe, of_latents[:1]), tmp_path / "other"))
 
 
 @pytest.mark.parametrize(("task", "resume", "named"), [("vae", False, "holds a run"), ("absent", True, "nothing to")])

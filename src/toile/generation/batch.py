@@ -23,6 +23,7 @@ from toile.generation.noise_search import best_answered, candidate_draw, first_g
 from toile.generation.prompt_forms import form_of
 from toile.generation.request import ImageRequest
 from toile.generation.source import EncodedSource, SourceImage, encode_source, steps_of_strength
+from toile.generation.text_states import TextStates
 from toile.generation.word_maps import WordMaps
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion
@@ -149,6 +150,7 @@ class Batch:
         loras: those that the images use, by their sources; all images use the same.
         ranker: that chooses among noises, without one attention does; and that leads the sampler.
         chose: whether the noises were chosen just now.
+        texts: what its prompts became so far.
     """
 
     first: int
@@ -160,6 +162,7 @@ class Batch:
     loras: Mapping[str, LoRA] = field(default_factory=dict)
     ranker: Ranker | None = None
     chose: bool = False
+    texts: TextStates = field(default_factory=TextStates)
 
     @property
     def is_edit(self) -> bool:
@@ -225,7 +228,7 @@ class Batch:
         return Made(pixels_from_images(images).cpu(), self._shown_maps(model, maps), safety)
 
     def _guides(self, model: LatentDiffusion, start: _Pass) -> Guides:
-        return Guides(model, self.images, self.rows, self.settings, start.source, self.ranker)
+        return Guides(model, self.images, self.rows, self.settings, start.source, self.ranker, self.texts)
 
     def _shown_maps(self, model: LatentDiffusion, maps: WordMaps | None) -> Tensor | None:
         """The maps, over what finished pictures show."""
@@ -240,9 +243,10 @@ class Batch:
     def _enlarged(self, model: LatentDiffusion, decoded: Tensor) -> Tensor:
         """What the model's upscaler makes of the pictures; it has learnt words without LoRAs."""
         assert model.upscaler is not None
-        prompts = [image.prompt for image in self.images]
+        prompts = list(dict.fromkeys(image.prompt for image in self.images))
         form = form_of(self.images, model, self.settings)
-        states = model.encode_prompts(prompts, self.settings.word_weights, form).states
+        states = self.texts.of(model, prompts, self.settings.word_weights, form, changed=False)
+        states = states[[prompts.index(image.prompt) for image in self.images]]
         noise = ImageNoise([image.seed for image in self.images], model.upscaler.noise_shape)
         return model.upscaler.enlarge_made(decoded, states, lambda index: noise.draw(_UPSCALER + index))
 
@@ -335,14 +339,14 @@ class Batch:
         return first_good(scores, candidates)
 
     def _sketched(self, model: LatentDiffusion, noise: Tensor, source: EncodedSource | None) -> Tensor:
-        """Images (B, 3, H, W) from this noise, without second pass and enlarging."""
+        """Clean latents (B, C, h, w) from this noise, without second pass and enlarging."""
         sigmas = model.schedule.sampling_sigmas(self.settings.steps, self.settings.spacing)
         start = _Pass(start_latents(noise, sigmas[0]).to(model.device), sigmas, self._noise(self._shape(model)), source)
         denoise = self._guides(model, start).denoise(sigmas, None)
         x = start.x
         for step in _run_sampler(self.settings, denoise, x, sigmas, start.noise):
             x = step.x
-        return model.decode_latents(x, self._in_bands)
+        return x
 
     def _second_pass(self, model: LatentDiffusion, x: Tensor) -> _Pass:
         """Image-to-image from the enlarged result of the first pass."""

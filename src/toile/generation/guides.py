@@ -25,6 +25,7 @@ from toile.generation.prompt_forms import form_of
 from toile.generation.prompt_to_prompt import EditShares, PromptToPrompt, align
 from toile.generation.request import ImageRequest
 from toile.generation.source import EncodedSource
+from toile.generation.text_states import TextStates
 from toile.generation.word_maps import WordMaps
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion
@@ -34,7 +35,7 @@ from toile.text.rows import tokenize_prompt
 
 # Where a ranker leads: above, estimates are blurs, below, nothing but texture can still change (docs/runs.md).
 _RANKER_LEVELS = (0.2, 1.5)
-_RANKER_NOISE = 0.15
+_RANKER_NOISE = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class Guides:
         settings: with names resolved.
         source: what the pictures begin with.
         ranker: that leads to pictures which show what prompts say, if the settings ask for it.
+        texts: of the batch.
     """
 
     model: LatentDiffusion
@@ -56,6 +58,7 @@ class Guides:
     settings: GenerationSettings
     source: EncodedSource | None
     ranker: Ranker | None
+    texts: TextStates
 
     def denoise(self, sigmas: Tensor, maps: WordMaps | None) -> Denoise:
         """The estimate of clean latents, for a sampler that passes these noise levels.
@@ -73,7 +76,7 @@ class Guides:
         plain = Denoiser(network, model.schedule, model.dtype)
         denoiser: DenoiserLike = plain
         if settings.guidance != 1 and not model.unet.config.guides_itself:
-            uncond = model.encode_prompts([settings.negative], settings.word_weights, form).states
+            uncond = self._states([settings.negative], form)
             denoiser = ClassifierFreeGuidance(
                 denoiser, uncond, settings.guidance, settings.guidance_interval, settings.guidance_rescale
             )
@@ -106,8 +109,7 @@ class Guides:
         shares = [row.toward.share if row.toward else 0.0 for row in self.rows]
 
         def answer(latents: Tensor) -> Tensor:
-            images = model.decode_latents(_shrunk(latents, positions))
-            found = ranker.log_probabilities(images, _RANKER_NOISE)
+            found = ranker.log_probabilities(_shrunk(latents, positions), _RANKER_NOISE)
             its_own, of_other = ranker.answers(found, own), ranker.answers(found, other)
             return its_own.lerp(of_other, torch.tensor(shares, device=its_own.device))
 
@@ -124,12 +126,16 @@ class Guides:
         """Text states of all rows; a prompt that many have is encoded once."""
         pairs = [(row.prompt, row.prompt if row.toward is None else row.toward.prompt) for row in self.rows]
         prompts = list(dict.fromkeys(prompt for pair in pairs for prompt in pair))
-        states = self.model.encode_prompts(prompts, self.settings.word_weights, form).states
+        states = self._states(prompts, form)
         own, other = (states[[prompts.index(prompt) for prompt in column]] for column in zip(*pairs, strict=True))
         if not any(row.toward for row in self.rows):
             return own
         shares = states.new_tensor([row.toward.share if row.toward else 0.0 for row in self.rows])
         return own.lerp(other, shares.view(-1, *[1] * (states.ndim - 1)))
+
+    def _states(self, prompts: Sequence[str], form: PromptForm) -> Tensor:
+        changed = bool(self.images[0].loras)
+        return self.texts.of(self.model, prompts, self.settings.word_weights, form, changed=changed)
 
     def _editing(self, denoiser: DenoiserLike, form: PromptForm, sigmas: Tensor) -> PromptToPrompt:
         tokens = [tokenize_prompt(self.model.tokenizer, row.prompt) for row in self.rows]

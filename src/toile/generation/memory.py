@@ -19,15 +19,15 @@ _WIDEST = 12  # the gated feed-forward holds 8 times the width, attention and th
 _MAPS = 5  # feature maps that live at once inside a residual block or its upsampling, with the scratch of convolutions
 _MAPS_OF_BAND = 12  # the same, with bands in float32 beside
 _MAPS_OF_ATTENTION = 8
-_MAPS_FOR_GRADIENT = 18  # what the decoder and a ranker keep for the way back
+_MAPS_FOR_GRADIENT = 18  # what a classifier of a ranker keeps for the way back, of the width of its first level
 
 
 def estimated_bytes(model: LatentDiffusion, settings: GenerationSettings) -> int:
     """Largest working memory of one batch, besides the weights.
 
     Four moments compete: the U-Net at its finest level while it keeps the results of the way down, with the doubled
-    batch of guidance; the decoder, see `decoding_values`, or all that it keeps where a ranker leads; and the U-Net of
-    the upscaler, if it works.
+    batch of guidance; the decoder, see `decoding_values`; a ranker that leads; and the U-Net of the upscaler, if it
+    works.
     """
     unet, vae = model.unet.config, model.vae.config
     width, height = settings.final_size(vae.downsampling)
@@ -42,13 +42,14 @@ def estimated_bytes(model: LatentDiffusion, settings: GenerationSettings) -> int
         pixels = model.upscaler.config.width * model.upscaler.config.height
     together = min(max(settings.batch_size, tried_together(settings)), pictures_together(width * height))
     decoder_values = decoding_values(vae, together, width * height, settings.vae_bands is True)
-    if settings.classifier_guidance > 0:
-        widest = 16 if isinstance(vae, PixelSpaceConfig) else max(vae.block_out_channels[:2])
-        seen = min(width * height, model.defaults.width * model.defaults.height)  # larger ones are shrunk for it
-        kept = _MAPS_FOR_GRADIENT * widest * settings.batch_size * seen
-        decoder_values = max(decoder_values, kept)
+    ranker_values = 0
+    if settings.classifier_guidance > 0 and model.ranker is not None:
+        widths = sum(classifier.config.block_out_channels[0] for classifier in model.ranker.classifiers)
+        usual = model.defaults.width * model.defaults.height // vae.downsampling**2
+        seen = min(positions, usual)  # larger ones are shrunk for it
+        ranker_values = _MAPS_FOR_GRADIENT * widths * settings.batch_size * seen
     images = settings.batch_size * pixels * 3 * 9  # float32 twice and uint8
-    return round(_MARGIN * max(unet_values, decoder_values) * model.dtype.itemsize) + images
+    return round(_MARGIN * max(unet_values, decoder_values, ranker_values) * model.dtype.itemsize) + images
 
 
 def _unet_values(unet: UNetConfig, positions: int) -> int:

@@ -1,8 +1,8 @@
 """A small residual network that names the attributes of a product picture.
 
 One is the judge of generated pictures, trained on real ones and used for nothing but evaluation; others, which
-never judge, lead to pictures that show what prompts say, see `toile.ranker`.
-Shapes: B pictures, H x W their size, F = `feature_dim`.
+never judge, look at the latents of pictures and lead to those that show what prompts say, see `toile.ranker`.
+Shapes: B pictures, C channels and H x W size of what is looked at (3 and their size, for pictures), F = `feature_dim`.
 """
 
 from __future__ import annotations
@@ -79,9 +79,11 @@ class AttributeClassifierConfig:
     """Size and labels of a classifier.
 
     Attributes:
-        block_out_channels: channels of each level; the first level has half the picture's size, every other half the
-            size of the one before. The last is F, the number of features.
+        block_out_channels: channels of each level, every one half the size of the one before. The last is F, the number
+            of features.
         norm_num_groups: groups of every GroupNorm.
+        in_channels: C; 3 for pictures, those of an autoencoder for latents.
+        conv_in_stride: 2 for a first level of half the size of what is looked at, 1 for one of its size.
         labels: what the heads tell apart; found in the training pictures when a recipe leaves them out.
         trained_on: identity of the data and the split whose training side taught this classifier.
     """
@@ -90,11 +92,17 @@ class AttributeClassifierConfig:
     norm_num_groups: int = 8
     labels: AttributeLabels = field(default_factory=AttributeLabels)
     trained_on: str = ""
+    in_channels: int = 3
+    conv_in_stride: int = 2
 
     def __post_init__(self) -> None:
         widths = self.block_out_channels
         if not widths or any(width < 1 or width % self.norm_num_groups for width in widths):
             raise ToileError(f"block_out_channels {widths}: multiples of norm_num_groups ({self.norm_num_groups})")
+        if self.in_channels < 1 or self.conv_in_stride not in (1, 2):
+            raise ToileError(
+                f"in_channels {self.in_channels} must be at least 1, conv_in_stride {self.conv_in_stride} 1 or 2"
+            )
 
     @property
     def feature_dim(self) -> int:
@@ -103,7 +111,7 @@ class AttributeClassifierConfig:
 
 
 class AttributeClassifier(nn.Module):
-    """Stem of stride 2, one residual block a level, mean over positions, one linear head an attribute.
+    """Convolution, one residual block a level, mean over positions, one linear head an attribute.
 
     The default size has 1.2 M parameters and costs 0.13 GFLOP for a 64x80 picture. Groups instead of batches are
     normalised, so a picture's features do not depend on the others in its batch.
@@ -119,7 +127,7 @@ class AttributeClassifier(nn.Module):
         self.config = config
         self.attributes = config.labels.attributes
         widths, groups = config.block_out_channels, config.norm_num_groups
-        self.conv_in = nn.Conv2d(3, widths[0], 3, stride=2, padding=1)
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, stride=config.conv_in_stride, padding=1)
         self.levels = nn.ModuleList(
             ResnetBlock(widths[max(i - 1, 0)], width, num_groups=groups, eps=_EPS) for i, width in enumerate(widths)
         )
@@ -128,9 +136,9 @@ class AttributeClassifier(nn.Module):
             {attribute: nn.Linear(widths[-1], config.labels.num_classes(attribute)) for attribute in self.attributes}
         )
 
-    def features(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] -> (B, F), what the heads see."""
-        x = self.conv_in(images)
+    def features(self, inputs: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1], or scaled latents (B, C, H, W) -> (B, F), what the heads see."""
+        x = self.conv_in(inputs)
         for index, level in enumerate(self.levels):
             x = level(F.avg_pool2d(x, 2) if index else x)
         return F.silu(self.norm_out(x)).mean(dim=(2, 3))
@@ -139,9 +147,9 @@ class AttributeClassifier(nn.Module):
         """Features (B, F) -> for each of `attributes` (B, classes)."""
         return {attribute: self.heads[attribute](features) for attribute in self.attributes}
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) in [-1, 1] -> for each of `attributes` (B, classes)."""
-        return self.logits(self.features(images))
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) in [-1, 1], or scaled latents (B, C, H, W) -> for each of `attributes` (B, classes)."""
+        return self.logits(self.features(inputs))
 
     def targets(self, records: list[Mapping[str, str]]) -> Tensor:
         """The outputs that the fields of B records belong to: (B, attributes) int64, `MISSING` where unknown."""

@@ -1,11 +1,16 @@
-"""Training the judge of generated pictures: name the attributes of real product pictures."""
+"""Training to name the attributes of real product pictures: the judge of generated ones, and what leads to them.
+
+Shapes: B examples, C channels and H x W size of what is looked at: pictures, or their latents.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,8 +41,12 @@ class ClassifierObjectiveConfig:
         num_article_types: the most frequent types have an output each, all others share one.
         min_label_count: labels of the other attributes on fewer training pictures are left out.
         attributes: what is told apart, of the names in `toile.models.classifier.FIELDS`.
-        max_shift: pictures move by up to so many pixels each way, white comes in. Never flipped or recoloured: the
-            direction of a shoe and the shade of a shirt are part of what is judged.
+        max_shift: pictures move by up to so many pixels each way, white comes in; latents by so many positions, their
+            edges are repeated. Never flipped or recoloured: the direction of a shoe and the shade of a shirt are part
+            of what is judged.
+        max_noise: largest standard deviation of normal noise that is added; each example's is drawn evenly from 0 on.
+            Gradients of what has learnt with noise follow what can be seen (Kaur et al. 2019, "Are perceptually-aligned
+            gradients a general property of robust classifiers?").
         compile: run the network through torch.compile (needs a C++ compiler; the first step takes a minute).
     """
 
@@ -45,6 +54,7 @@ class ClassifierObjectiveConfig:
     min_label_count: int = 20
     attributes: tuple[str, ...] = (ARTICLE_TYPE, BASE_COLOUR, "gender", "usage")
     max_shift: int = 3
+    max_noise: float = 0.0
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -54,18 +64,31 @@ class ClassifierObjectiveConfig:
             )
         if self.num_article_types < 1 or self.min_label_count < 1 or self.max_shift < 0:
             raise ToileError("num_article_types and min_label_count must be at least 1, max_shift at least 0")
+        if not 0 <= self.max_noise < math.inf:
+            raise ToileError(f"max_noise {self.max_noise:g}: a number from 0 on")
 
 
 @dataclass(frozen=True)
 class ClassifierBatch:
-    """images: (B, 3, H, W) in [-1, 1]; targets: (B, attributes) int64, `MISSING` where the record says nothing."""
+    """inputs: images (B, 3, H, W) in [-1, 1], or scaled latents (B, C, H, W); targets: (B, attributes) int64, `MISSING`
+    where the record says nothing.
+    """
 
-    images: Tensor
+    inputs: Tensor
     targets: Tensor
 
 
 class ClassifierObjective:
-    """Sum over attributes of the mean cross-entropy over the pictures that have a label."""
+    """Sum over attributes of the mean cross-entropy over the pictures that have a label.
+
+    Args:
+        classifier: what learns.
+        pictures: with their records.
+        config: how.
+        seed: of all that is drawn.
+        num_validation: held-out pictures, at most.
+        latents: (N, C, H, W) of every picture, to be looked at instead; None for the pictures themselves.
+    """
 
     def __init__(
         self,
@@ -74,27 +97,44 @@ class ClassifierObjective:
         config: ClassifierObjectiveConfig,
         seed: int,
         num_validation: int = 1024,
+        latents: Tensor | None = None,
     ) -> None:
         self.module = classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.config, self.pictures, self.seed = config, pictures, seed
+        self.config, self.pictures, self.latents, self.seed = config, pictures, latents, seed
         self.num_validation = min(num_validation, len(pictures.validation))
         self._targets = classifier.targets([record.fields for record in pictures.records])
         self._order = ShuffledOrder(len(pictures.train), seed)
         self._compiled = torch.compile(self.module, dynamic=False) if config.compile else self.module
 
     def batch(self, examples: range) -> ClassifierBatch:
-        """Training pictures in shuffled order, each moved a little."""
+        """Training pictures in shuffled order, each moved a little, under noise of its own."""
         positions = self.pictures.train[self._order.positions(examples)]
-        images, largest = self.pictures.images(positions), self.config.max_shift
+        inputs, largest = self._inputs(positions), self.config.max_shift
         shifts = [
             torch.randint(-largest, largest + 1, (2,), generator=generator(self.seed, "shift", example))
             for example in examples
         ]
-        return ClassifierBatch(shift_images(images, torch.stack(shifts)), self._targets[torch.from_numpy(positions)])
+        inputs = shifted(inputs, torch.stack(shifts), None if self.latents is not None else _WHITE)
+        if self.config.max_noise:
+            inputs = inputs + self.config.max_noise * self._noise(examples, inputs)
+        return ClassifierBatch(inputs, self._targets[torch.from_numpy(positions)])
+
+    def _inputs(self, positions: np.ndarray) -> Tensor:
+        if self.latents is None:
+            return self.pictures.images(positions)
+        return self.latents[torch.from_numpy(positions)].float().contiguous(memory_format=torch.channels_last)
+
+    def _noise(self, examples: range, like: Tensor) -> Tensor:
+        """Like a batch, of standard deviations between 0 and 1."""
+        rows = []
+        for example in examples:
+            source = generator(self.seed, "noise", example)
+            rows.append(torch.rand((), generator=source) * torch.randn(like.shape[1:], generator=source))
+        return torch.stack(rows).contiguous(memory_format=torch.channels_last)
 
     def loss(self, batch: ClassifierBatch, step: int) -> Loss:
         """Cross-entropy in nats, summed over attributes; the share named rightly for each attribute."""
-        outputs = self._compiled(batch.images) if self.module.training else self.module(batch.images)
+        outputs = self._compiled(batch.inputs) if self.module.training else self.module(batch.inputs)
         terms, parts = [], {}
         for index, attribute in enumerate(self.module.attributes):
             logits, targets = outputs[attribute].float(), batch.targets[:, index]
@@ -107,7 +147,7 @@ class ClassifierObjective:
         """Held-out pictures where they are."""
         for first in range(0, self.num_validation, 128):
             positions = self.pictures.validation[first : min(first + 128, self.num_validation)]
-            yield ClassifierBatch(self.pictures.images(positions), self._targets[torch.from_numpy(positions)])
+            yield ClassifierBatch(self._inputs(positions), self._targets[torch.from_numpy(positions)])
 
     def samples(self) -> None:
         """A classifier makes no pictures."""
@@ -152,19 +192,21 @@ def find_labels(
     return AttributeLabels(**kept)
 
 
-def shift_images(images: Tensor, shifts: Tensor) -> Tensor:
-    """Moves each picture by whole pixels; white comes in where nothing was.
+def shifted(inputs: Tensor, shifts: Tensor, fill: float | None) -> Tensor:
+    """Moves each picture, or its latents, by whole positions.
 
     Args:
-        images: (B, 3, H, W) in [-1, 1].
-        shifts: (B, 2) int64, pixels down and to the right.
+        inputs: (B, C, H, W).
+        shifts: (B, 2) int64, positions down and to the right.
+        fill: what comes in where nothing was; None for what is next to it.
 
     Returns:
-        (B, 3, H, W), channels_last.
+        (B, C, H, W), channels_last.
     """
-    height, width = images.shape[2:]
+    height, width = inputs.shape[2:]
     margin = int(shifts.abs().max())
-    padded = F.pad(images, (margin, margin, margin, margin), value=_WHITE)
+    sides = (margin, margin, margin, margin)
+    padded = F.pad(inputs, sides, mode="replicate") if fill is None else F.pad(inputs, sides, value=fill)
     moved = [
         picture[:, margin - down : margin - down + height, margin - right : margin - right + width]
         for picture, (down, right) in zip(padded, shifts.tolist(), strict=True)

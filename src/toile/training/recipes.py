@@ -95,7 +95,12 @@ class DenoisingRecipe:
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierRecipe:
-    """`task = "classifier"`: the judge of generated pictures, from real pictures only."""
+    """`task = "classifier"`: the judge of generated pictures, or what leads to them, from real pictures only.
+
+    Attributes:
+        vae: folder of the run that trained an autoencoder, or a model, by name or folder, whose autoencoder's latents
+            are looked at, as a model's ranker does; None for the pictures themselves, as a judge does.
+    """
 
     task: str
     data: DataConfig
@@ -103,6 +108,7 @@ class ClassifierRecipe:
     loop: LoopConfig
     objective: ClassifierObjectiveConfig = ClassifierObjectiveConfig()
     seed: int = 0
+    vae: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from toile import __version__
 from toile.diffusion.schedule import NoiseSchedule
@@ -191,7 +192,9 @@ def weights_read(recipe: Recipe) -> dict[str, Path]:
         return {"base": Path(recipe.base) if Path(recipe.base).is_file() else find_model(recipe.base)}
     if isinstance(recipe, GuidanceDistillationRecipe | ConsistencyRecipe):
         return {"teacher": Path(recipe.teacher) if Path(recipe.teacher).is_file() else find_model(recipe.teacher)}
-    if isinstance(recipe, CLIPRecipe | ClassifierRecipe):
+    if isinstance(recipe, ClassifierRecipe):
+        return {} if recipe.vae is None else {"vae": autoencoder_folder(recipe.vae)}
+    if isinstance(recipe, CLIPRecipe):
         return {}
     return {"words": find_model(recipe.words) / "text_encoder"}
 
@@ -370,7 +373,17 @@ class ClassifierTask:
     def __init__(self, recipe: ClassifierRecipe, pictures: PictureSet) -> None:
         self.identity: Mapping[str, str] = {}
         classifier = build_classifier(recipe.model, pictures, recipe.objective)
-        self.objective = ClassifierObjective(classifier, pictures, recipe.objective, recipe.seed)
+        latents: Tensor | None = None
+        if recipe.vae is not None:
+            folder = autoencoder_folder(recipe.vae)
+            vae = load_component(folder, VAE, VAEConfig).eval().requires_grad_(False)
+            found = load_latents(vae, pictures)
+            assert isinstance(found, Tensor)  # there are no buckets for this task
+            latents, self.identity = found, {"vae_weights": file_sha256(find_weights(folder))}
+        seen = 3 if latents is None else latents.shape[1]
+        if recipe.model.in_channels != seen:
+            raise ToileError(f"model.in_channels {recipe.model.in_channels}: what it looks at has {seen} channels")
+        self.objective = ClassifierObjective(classifier, pictures, recipe.objective, recipe.seed, latents=latents)
 
     def export(self, folder: Path) -> None:
         classifier = self.objective.module

@@ -1,0 +1,35 @@
+"""Text states of a batch, each encoded once: sketches, sampler and upscaler ask for the same prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from toile.latent_diffusion import LatentDiffusion
+from toile.text.encoded_prompts import PromptForm
+
+
+class TextStates:
+    """Remembers what prompts became, for as long as a batch takes.
+
+    The same prompts in another company are encoded anew: how sums are rounded depends on how many there are, and a
+    picture that is made again must have the same states to the bit.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[object, Tensor] = {}
+
+    def of(
+        self, model: LatentDiffusion, prompts: Sequence[str], word_weights: str, form: PromptForm, *, changed: bool
+    ) -> Tensor:
+        """States as `LatentDiffusion.encode_prompts` gives them for B prompts.
+
+        Args:
+            model, prompts, word_weights, form: as there.
+            changed: whether LoRAs are applied to the model now; they are the same whenever they are.
+        """
+        asked = model, tuple(prompts), word_weights, form, changed
+        if asked not in self._known:
+            self._known[asked] = model.encode_prompts(prompts, word_weights, form).states
+        return self._known[asked]
