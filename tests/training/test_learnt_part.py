@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from toile.data.records import Record
 from toile.errors import ToileError
-from toile.training.pictures import DataConfig, PictureSet, colour_and_article, learnt_of
+from toile.training.pictures import DataConfig, PictureSet, balancing_repeats, colour_and_article, learnt_of
 
 
 def test_a_share_is_drawn_at_random_and_holds_out_the_same(picture_folder: Path) -> None:
@@ -51,3 +53,30 @@ def test_impossible_shares_are_refused(share: float) -> None:
 def test_nothing_left_is_refused() -> None:
     with pytest.raises(ToileError, match="no picture to learn from"):
         learnt_of(np.arange(4), records(), DataConfig(16, 16, train_share=0.01))
+
+
+def test_rarer_articles_are_repeated_but_not_without_end() -> None:
+    types = ["Shirts"] * 1600 + ["Ties"] * 100 + ["Rings"] + [""] * 400
+    repeats = balancing_repeats([{"articleType": name} if name else {} for name in types], 0.5)
+    assert {name: int(repeats[types.index(name)]) for name in set(types)} == {"Shirts": 1, "Ties": 4, "Rings": 8, "": 2}
+    assert set(balancing_repeats([{"articleType": name} for name in types], 0.0).tolist()) == {1}
+
+
+def test_what_is_balanced_is_the_training_side_alone(tmp_path: Path) -> None:
+    folder, rows = tmp_path / "products", ["id,gender,articleType,baseColour,usage,productDisplayName"]
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(80):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / "images" / f"{number}.bmp")
+        rows.append(f"{number},Men,{'Ties' if number % 10 == 0 else 'Shirts'},Red,Casual,product {number}")
+    (folder / "styles.csv").write_text("\n".join(rows), encoding="utf-8")
+    plain, even = (PictureSet(DataConfig(8, 8, path=folder, balance=balance)) for balance in (0.0, 1.0))
+    counts = Counter(even.train.tolist())
+    assert sorted(counts) == plain.train.tolist()
+    assert {even.records[place].fields["articleType"]: times for place, times in counts.items()}["Shirts"] == 1
+    assert min(times for place, times in counts.items() if even.records[place].fields["articleType"] == "Ties") > 4
+    for side in ("validation", "test"):
+        np.testing.assert_array_equal(getattr(plain, side), getattr(even, side))
+    assert plain.identity != even.identity and plain.pixels_identity == even.pixels_identity
+    with pytest.raises(ToileError, match="balance"):
+        DataConfig(8, 8, balance=1.5)

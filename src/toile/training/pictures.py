@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from toile.errors import ToileError
 from toile.training.records import DataRecord
 
 _SHOWN_PICTURES = 12
+_MOST_REPEATS = 8
 _TASKS_OF_WHOLE_PICTURES = ("vae", "clip", "classifier", "cvae", "text_autoencoder", "upscaling")
 
 
@@ -57,6 +59,8 @@ class DataConfig:
         words: use only records whose full caption has all of these words.
         train_share, train_seed: learn from this share of the training side, drawn at random. What is held out stays the
             same, so judges that learnt from different parts can judge the same pictures.
+        balance: how far pictures of rarer article types are repeated on the training side: 0 is not at all, 1 until all
+            types are equally frequent, but none more than eight times, or rare ones would be learnt by heart.
         unseen: colours and article types that are not learnt together, such as "Pink Ties": their pictures are left
             out of the training side, and stay on the held-out sides.
     """
@@ -78,8 +82,11 @@ class DataConfig:
     train_share: float = 1.0
     train_seed: int = 0
     unseen: tuple[str, ...] = ()
+    balance: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.balance <= 1:
+            raise ToileError(f"data.balance {self.balance:g}: 0 to 1")
         if not 0 < self.train_share <= 1:
             raise ToileError(f"data.train_share {self.train_share:g}: above 0, at most 1")
         if self.width < 1 or self.height < 1 or (self.limit is not None and self.limit < 1):
@@ -163,6 +170,8 @@ class PictureSet:
         self.trigger = config.trigger
         repeats = np.array([record.repeats for record in self.records])
         learnt = learnt_of(split.train, self.records, config)
+        if config.balance:
+            repeats[learnt] *= balancing_repeats([self.records[position].fields for position in learnt], config.balance)
         self.train = np.repeat(learnt, repeats[learnt])
         self.validation, self.test = split.validation, split.test
         identity = f"{source.identity}:{config.width}x{config.height}:{config.split_seed}:{len(self.records)}"
@@ -180,6 +189,8 @@ class PictureSet:
         if len(learnt) < len(split.train):
             digest = hashlib.sha256(" ".join(self.records[position].key for position in learnt).encode())
             self.identity += f":learnt {digest.hexdigest()[:16]}"
+        if config.balance:
+            self.identity += f":balanced {config.balance:g}"
         told = dict.fromkeys((source.report.summary(), loaded.report.summary()))  # once, where they say the same
         self.summary = f"{' '.join(told)}{shapes}"
 
@@ -251,6 +262,23 @@ def learnt_of(train: np.ndarray, records: Sequence[Record], config: DataConfig) 
     if len(train) and not len(kept):
         raise ToileError("data: train_share and unseen leave no picture to learn from")
     return kept
+
+
+def balancing_repeats(fields: Sequence[Mapping[str, str]], balance: float) -> np.ndarray:
+    """How often each record is to be repeated so that article types are more alike in number.
+
+    Args:
+        fields: of N records; those without an article type are a type of their own.
+        balance: as in `DataConfig`.
+
+    Returns:
+        (N,) int64, 1 to 8.
+    """
+    types = [record.get("articleType", "") for record in fields]
+    counts = Counter(types)
+    most = max(counts.values(), default=1)
+    of_type = {name: min(_MOST_REPEATS, round((most / count) ** balance)) for name, count in counts.items()}
+    return np.array([of_type[name] for name in types], dtype=np.int64)
 
 
 def colour_and_article(fields: Mapping[str, str]) -> str:
