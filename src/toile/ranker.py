@@ -82,6 +82,11 @@ class Ranker:
         """What the classifiers tell apart."""
         return self.classifiers[0].config.labels
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the classifiers."""
+        return self.classifiers[0].conv_in.weight.dtype
+
     def wanted(self, prompt: str) -> Wanted:
         """For each attribute that a prompt names, which of the classifier's outputs are right, any of them."""
         # Only what it says, whatever else stands in it: nothing is drawn, and no word taken for a slip of the pen.
@@ -111,13 +116,13 @@ class Ranker:
         Returns:
             Of each attribute (B, outputs), the logarithm of the mean of what the classifiers give it.
         """
-        weight = self.classifiers[0].conv_in.weight
-        latents = _large_enough(latents.to(weight.device, torch.float32), self.classifiers)
+        device = self.classifiers[0].conv_in.weight.device
+        latents = _large_enough(latents.to(device, torch.float32), self.classifiers)
         seen = [latents] * len(self.classifiers)
         if noise:
             seen = [latents + noise * _grain(number, latents) for number in range(len(self.classifiers))]
         found = [
-            classifier(looked_at.to(weight.dtype, memory_format=torch.channels_last))
+            classifier(looked_at.to(self.dtype, memory_format=torch.channels_last))
             for classifier, looked_at in zip(self.classifiers, seen, strict=True)
         ]
         return {
@@ -164,10 +169,12 @@ class Ranker:
 
 
 def _large_enough(latents: Tensor, classifiers: Sequence[AttributeClassifier]) -> Tensor:
-    """Latents (B, C, h, w), with their mean beside them if they are too small for the classifiers' levels."""
-    least = max(2 ** len(classifier.config.block_out_channels) for classifier in classifiers)
+    """Latents (B, C, h, w), with their edges repeated if they are too small for the classifiers' levels."""
+    configs = [classifier.config for classifier in classifiers]
+    least = max(config.conv_in_stride * 2 ** (len(config.block_out_channels) - 1) for config in configs)
     height, width = latents.shape[-2:]
-    return F.pad(latents, (0, max(0, least - width), 0, max(0, least - height)))
+    missing = (0, max(0, least - width), 0, max(0, least - height))
+    return F.pad(latents, missing, mode="replicate") if any(missing) else latents
 
 
 def _grain(number: int, latents: Tensor) -> Tensor:

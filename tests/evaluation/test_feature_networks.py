@@ -162,11 +162,18 @@ def test_a_judge_that_took_part_is_refused() -> None:
 
 
 def test_a_judge_that_may_have_seen_the_held_out_pictures_is_refused() -> None:
-    for trained_on in (None, "data", "data:learnt 12", "data:masks 3:learnt 4"):
+    for trained_on in (None, "data", "data:learnt 12", "data:masks 3:learnt 4", "data:balanced 0.3"):
         refuse_partial(network(trained_on=trained_on), None, "data")
     for trained_on in ("", "other", "data2"):
         with pytest.raises(ToileError, match="may have seen the held-out pictures"):
             refuse_partial(network(trained_on=trained_on), None, "data")
+
+
+def test_what_looks_at_latents_is_no_judge(tmp_path: Path) -> None:
+    config = AttributeClassifierConfig((4, 8), 2, AttributeLabels(("Shirts",)), in_channels=8, conv_in_stride=1)
+    save_component(tmp_path / "ranker", AttributeClassifier(config), config, {}, torch.float32)
+    with pytest.raises(ToileError, match="looks at latents of 8 channels"):
+        load_evaluator(tmp_path / "ranker")
 
 
 def test_the_shipped_classifier_can_name_things() -> None:

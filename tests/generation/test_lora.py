@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,20 @@ def test_attached_equals_merged(tiny_folder: Path, tiny_model: LatentDiffusion, 
 def test_strength_0_changes_nothing(tiny_model: LatentDiffusion, write: Write) -> None:
     write("lace")
     assert pixels(tiny_model, "red dress <lora:lace:0>") == pixels(tiny_model, "red dress")
+
+
+def test_a_picture_whose_noise_was_chosen_is_enlarged_with_words_without_loras(
+    ranked_model: LatentDiffusion, enlarging_folder: Path, write: Write, tmp_path: Path
+) -> None:
+    """Although its sketches were made with them; a replay makes no sketches."""
+    assert ranked_model.origin is not None
+    folder = Path(shutil.copytree(ranked_model.origin, tmp_path / "model"))
+    shutil.copytree(enlarging_folder / "upscaler", folder / "upscaler")
+    model = LatentDiffusion.load(folder, "cpu", "float32")
+    write("lace", contains="text_encoder")
+    [picture] = make(model, "red dress <lora:lace>", noise_candidates=2, steps=2)
+    picture.save(tmp_path / "a.png")
+    assert picture.recipe.chosen_noises and replay(tmp_path / "a.png", model).identical
 
 
 def test_each_prompt_has_its_own_loras(tiny_model: LatentDiffusion, write: Write) -> None:

@@ -14,6 +14,7 @@ from toile.generation.request import GenerateRequest, ImageRequest
 from toile.generation.text_states import TextStates
 from toile.latent_diffusion import LatentDiffusion
 from toile.text.encoded_prompts import EncodedPrompts, PromptForm
+from toile.text.lora_tags import LoRAUse
 
 
 @pytest.fixture
@@ -47,8 +48,9 @@ def test_other_company_or_changed_weights_are_encoded_anew(
     tiny_model: LatentDiffusion, asked: list[tuple[str, ...]]
 ) -> None:
     texts, form = TextStates(), form_of([ImageRequest("shirt", 0)], tiny_model, tiny_model.defaults)
-    ways = [(["shirt"], False), (["shirt", "cap"], False), (["shirt"], True)]
-    for prompts, changed in (*ways, *ways):
-        states = texts.of(tiny_model, prompts, "embedding", form, changed=changed)
+    lace = (LoRAUse("lace", 0.5),)
+    ways: list[tuple[list[str], tuple[LoRAUse, ...]]] = [(["shirt"], ()), (["shirt", "cap"], ()), (["shirt"], lace)]
+    for prompts, loras in (*ways, *ways):
+        states = texts.of(tiny_model, prompts, "embedding", form, loras)
         assert torch.equal(states, tiny_model.encode_prompts(prompts, "embedding", form).states)
     assert len(asked) == len(ways) + 2 * len(ways)

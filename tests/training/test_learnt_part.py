@@ -80,3 +80,10 @@ def test_what_is_balanced_is_the_training_side_alone(tmp_path: Path) -> None:
     assert plain.identity != even.identity and plain.pixels_identity == even.pixels_identity
     with pytest.raises(ToileError, match="balance"):
         DataConfig(8, 8, balance=1.5)
+    with pytest.raises(ToileError, match="upscaler"):
+        DataConfig(8, 8, balance=0.5).check_use("upscaling", sharded=False, compiles=False)
+
+
+def test_what_has_no_articles_cannot_be_balanced(picture_folder: Path) -> None:
+    with pytest.raises(ToileError, match="no record has a field articleType"):
+        PictureSet(DataConfig(16, 16, path=picture_folder, balance=0.5))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from toile.data.images import images_from_pixels
 from toile.errors import ToileError
-from toile.models.classifier import AttributeClassifier, AttributeClassifierConfig
+from toile.models.classifier import PICTURE_CHANNELS, AttributeClassifier, AttributeClassifierConfig
 from toile.weights.folder import load_component
 
 
@@ -55,9 +55,12 @@ def load_evaluator(folder: Path, data_identity: str | None = None) -> AttributeC
             judge may have learnt from a part of their training side.
 
     Raises:
-        ToileError: it was trained on another split, so it may have seen the held-out pictures; or the folder is unfit.
+        ToileError: it was trained on another split, so it may have seen the held-out pictures; it looks at latents, as
+            a ranker does; or the folder is unfit.
     """
     classifier = load_component(folder, AttributeClassifier, AttributeClassifierConfig)
+    if (channels := classifier.config.in_channels) != PICTURE_CHANNELS:
+        raise ToileError(f"{folder} looks at latents of {channels} channels: a judge must look at pictures")
     trained_on = classifier.config.trained_on
     if data_identity is not None and not same_held_out(trained_on, data_identity):
         raise ToileError(
@@ -74,4 +77,4 @@ def same_held_out(trained_on: str, data_identity: str) -> bool:
         trained_on: `PictureSet.identity`, or `pixels_identity`, of the judge's training; "" where it is not known.
         data_identity: `PictureSet.pixels_identity` of the pictures it is to look at.
     """
-    return re.split(":masks |:learnt ", trained_on)[0] == data_identity
+    return re.split(":masks |:learnt |:balanced ", trained_on)[0] == data_identity

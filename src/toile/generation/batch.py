@@ -245,7 +245,7 @@ class Batch:
         assert model.upscaler is not None
         prompts = list(dict.fromkeys(image.prompt for image in self.images))
         form = form_of(self.images, model, self.settings)
-        states = self.texts.of(model, prompts, self.settings.word_weights, form, changed=False)
+        states = self.texts.of(model, prompts, self.settings.word_weights, form, loras=())
         states = states[[prompts.index(image.prompt) for image in self.images]]
         noise = ImageNoise([image.seed for image in self.images], model.upscaler.noise_shape)
         return model.upscaler.enlarge_made(decoded, states, lambda index: noise.draw(_UPSCALER + index))
@@ -330,7 +330,7 @@ class Batch:
             denoiser = Denoiser(model.unet, model.schedule, model.dtype)
             x = start_latents(candidates, sigma).to(model.device)
             return best_answered(denoiser, model.unet, x, sigma, encoded.states, encoded.tokens[0])
-        ranker, image = self.ranker, ImageRequest(prompt, seed)
+        ranker, image = self.ranker, ImageRequest(prompt, seed, loras=self.images[0].loras)
 
         def scores(noise: Tensor) -> Tensor:
             sketches = replace(self, images=(image,) * len(noise), settings=sketch_settings(settings))

@@ -134,8 +134,7 @@ class Guides:
         return own.lerp(other, shares.view(-1, *[1] * (states.ndim - 1)))
 
     def _states(self, prompts: Sequence[str], form: PromptForm) -> Tensor:
-        changed = bool(self.images[0].loras)
-        return self.texts.of(self.model, prompts, self.settings.word_weights, form, changed=changed)
+        return self.texts.of(self.model, prompts, self.settings.word_weights, form, self.images[0].loras)
 
     def _editing(self, denoiser: DenoiserLike, form: PromptForm, sigmas: Tensor) -> PromptToPrompt:
         tokens = [tokenize_prompt(self.model.tokenizer, row.prompt) for row in self.rows]

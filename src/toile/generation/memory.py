@@ -47,7 +47,8 @@ def estimated_bytes(model: LatentDiffusion, settings: GenerationSettings) -> int
         widths = sum(classifier.config.block_out_channels[0] for classifier in model.ranker.classifiers)
         usual = model.defaults.width * model.defaults.height // vae.downsampling**2
         seen = min(positions, usual)  # larger ones are shrunk for it
-        ranker_values = _MAPS_FOR_GRADIENT * widths * settings.batch_size * seen
+        numbers = model.ranker.dtype.itemsize / model.dtype.itemsize
+        ranker_values = round(_MAPS_FOR_GRADIENT * widths * settings.batch_size * seen * numbers)
     images = settings.batch_size * pixels * 3 * 9  # float32 twice and uint8
     return round(_MARGIN * max(unet_values, decoder_values, ranker_values) * model.dtype.itemsize) + images
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from toile.latent_diffusion import LatentDiffusion
 from toile.text.encoded_prompts import PromptForm
+from toile.text.lora_tags import LoRAUse
 
 
 class TextStates:
@@ -21,15 +22,20 @@ class TextStates:
         self._known: dict[object, Tensor] = {}
 
     def of(
-        self, model: LatentDiffusion, prompts: Sequence[str], word_weights: str, form: PromptForm, *, changed: bool
+        self,
+        model: LatentDiffusion,
+        prompts: Sequence[str],
+        word_weights: str,
+        form: PromptForm,
+        loras: tuple[LoRAUse, ...],
     ) -> Tensor:
         """States as `LatentDiffusion.encode_prompts` gives them for B prompts.
 
         Args:
             model, prompts, word_weights, form: as there.
-            changed: whether LoRAs are applied to the model now; they are the same whenever they are.
+            loras: that are applied to the model now.
         """
-        asked = model, tuple(prompts), word_weights, form, changed
+        asked = model, tuple(prompts), word_weights, form, loras
         if asked not in self._known:
             self._known[asked] = model.encode_prompts(prompts, word_weights, form).states
         return self._known[asked]

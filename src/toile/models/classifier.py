@@ -27,6 +27,7 @@ FIELDS: Mapping[str, str] = {
     "pattern": "pattern",
 }
 MISSING = -1
+PICTURE_CHANNELS = 3
 _EPS = 1e-5
 
 
@@ -92,7 +93,7 @@ class AttributeClassifierConfig:
     norm_num_groups: int = 8
     labels: AttributeLabels = field(default_factory=AttributeLabels)
     trained_on: str = ""
-    in_channels: int = 3
+    in_channels: int = PICTURE_CHANNELS
     conv_in_stride: int = 2
 
     def __post_init__(self) -> None:

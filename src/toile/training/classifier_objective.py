@@ -160,7 +160,7 @@ def build_classifier(
     """A fresh classifier for a set of pictures; labels the config leaves out are found in the training side."""
     labels = config.labels
     if labels == AttributeLabels():
-        records = (pictures.records[int(position)] for position in pictures.train)
+        records = (pictures.records[int(position)] for position in np.unique(pictures.train))
         labels = find_labels(records, objective.attributes, objective.num_article_types, objective.min_label_count)
         if missing := set(objective.attributes) - set(labels.attributes):
             few = objective.min_label_count

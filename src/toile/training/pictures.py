@@ -106,8 +106,10 @@ class DataConfig:
             compiles: whether networks are compiled, which happens for each shape and number of pictures.
 
         Raises:
-            ToileError: buckets or masks that the task cannot use.
+            ToileError: buckets, masks or a balance that the task cannot use.
         """
+        if self.balance and task == "upscaling":
+            raise ToileError("data.balance: an upscaler learns from every true picture equally often: leave it out")
         for is_set, key in ((self.buckets, "data.buckets"), (self.masks is not None, "data.masks")):
             if is_set and task in _TASKS_OF_WHOLE_PICTURES:
                 raise ToileError(f"{key}: task {task!r} takes pictures of one shape, whole: leave it out")
@@ -273,7 +275,12 @@ def balancing_repeats(fields: Sequence[Mapping[str, str]], balance: float) -> np
 
     Returns:
         (N,) int64, 1 to 8.
+
+    Raises:
+        ToileError: no record has an article type.
     """
+    if not any("articleType" in record for record in fields):
+        raise ToileError("data.balance: no record has a field articleType: leave it out")
     types = [record.get("articleType", "") for record in fields]
     counts = Counter(types)
     most = max(counts.values(), default=1)

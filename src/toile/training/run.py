@@ -16,8 +16,9 @@ from toile import __version__
 from toile.diffusion.schedule import NoiseSchedule
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
-from toile.model_folder import find_model, vae_constants
+from toile.model_folder import find_model, load_autoencoder, vae_constants
 from toile.models.autoencoders import Autoencoder
+from toile.models.classifier import PICTURE_CHANNELS
 from toile.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 from toile.models.pixel_space import PixelSpace, PixelSpaceConfig
 from toile.models.unet import UNet, UNetConfig
@@ -373,16 +374,16 @@ class ClassifierTask:
     def __init__(self, recipe: ClassifierRecipe, pictures: PictureSet) -> None:
         self.identity: Mapping[str, str] = {}
         classifier = build_classifier(recipe.model, pictures, recipe.objective)
-        latents: Tensor | None = None
-        if recipe.vae is not None:
-            folder = autoencoder_folder(recipe.vae)
-            vae = load_component(folder, VAE, VAEConfig).eval().requires_grad_(False)
-            found = load_latents(vae, pictures)
-            assert isinstance(found, Tensor)  # there are no buckets for this task
-            latents, self.identity = found, {"vae_weights": file_sha256(find_weights(folder))}
-        seen = 3 if latents is None else latents.shape[1]
+        vae = None if recipe.vae is None else load_autoencoder(autoencoder_folder(recipe.vae))
+        seen = PICTURE_CHANNELS if vae is None else vae.config.latent_channels
         if recipe.model.in_channels != seen:
             raise ToileError(f"model.in_channels {recipe.model.in_channels}: what it looks at has {seen} channels")
+        latents: Tensor | None = None
+        if recipe.vae is not None and vae is not None:
+            self.identity = {"vae_weights": file_sha256(find_weights(autoencoder_folder(recipe.vae)))}
+            found = load_latents(vae.eval().requires_grad_(False), pictures)
+            assert isinstance(found, Tensor)  # there are no buckets for this task
+            latents = found
         self.objective = ClassifierObjective(classifier, pictures, recipe.objective, recipe.seed, latents=latents)
 
     def export(self, folder: Path) -> None:
