@@ -70,13 +70,12 @@ class DenoisingRecipe:
     """`task = "denoising"`: a U-Net on the latents of a trained autoencoder, with the words of a trained CLIP pair.
 
     Attributes:
-        vae: folder of the run that trained the autoencoder, or a model, by name or folder, whose autoencoder is taken;
-            "pixels" for none: the U-Net works on pixels themselves, as they are (its in_channels are 3) or in squares
-            of 2 x 2 (12) or 4 x 4 (48).
-        clip: folder of the run that trained the CLIP pair; or a model, by name or folder, whose text encoder is the
-            start of this one and whose vocabulary is taken.
-        start: a model folder with the weights that U-Net and text encoder start from; `None` is from scratch. The U-Net
-            is of the architecture that `model` says, which must have weights of the same names and shapes.
+        vae: folder of the run that trained the autoencoder, or a model whose autoencoder is taken; "pixels" for none:
+            the U-Net works on pixels as they are (its in_channels are 3) or in squares of 2 x 2 (12) or 4 x 4 (48).
+        clip: folder of the run that trained the CLIP pair; or a model, whose text encoder is the start of this one and
+            whose vocabulary is taken.
+        start: a model with the weights that U-Net and text encoder start from; `None` is from scratch. The U-Net is of
+            the architecture that `model` says, which must have weights of the same names and shapes.
         defaults: generation settings written into the model.
     """
 
@@ -98,8 +97,7 @@ class ClassifierRecipe:
     """`task = "classifier"`: the judge of generated pictures, or what leads to them, from real pictures only.
 
     Attributes:
-        vae: folder of the run that trained an autoencoder, or a model, by name or folder, whose autoencoder's latents
-            are looked at, as a model's ranker does; None for the pictures themselves, as a judge does.
+        vae: whose latents are looked at, a run's or a model's; None for the pictures themselves, as a judge does.
     """
 
     task: str
@@ -133,8 +131,7 @@ class LoRARecipe:
 
 @dataclasses.dataclass(frozen=True)
 class FineTuneRecipe:
-    """`task = "fine_tune"`: all weights of the U-Net of a model that is there and, unless told otherwise, of its text
-    encoder.
+    """`task = "fine_tune"`: all weights of a model's U-Net and, unless told otherwise, of its text encoder.
 
     Attributes:
         base: the model: the name of the bundled one, a folder or a file.
@@ -283,8 +280,7 @@ class UpscalingRecipe:
         base: the model whose pictures will be enlarged: the name of the bundled one, or a folder.
         true_pictures: a zip or folder of large pictures named by the keys of the small ones; None for the published.
         upscaler: sizes, and how it is used; `residual_std` is measured.
-        start: a folder of an upscaler, or a model that has one, by name or folder, whose weights this one begins with:
-            of the same sizes; None is from scratch.
+        start: an upscaler's folder, or a model with one, whose weights this one begins with; None is from scratch.
     """
 
     task: str
