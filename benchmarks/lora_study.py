@@ -37,7 +37,8 @@ from toile.text.lora_tags import LoRAUse
 from toile.training.denoising_objective import with_trigger
 from toile.training.pictures import PictureSet
 from toile.training.recipes import LoRARecipe, load_recipe
-from toile.training.run import MODEL_FOLDER, run_recipe
+from toile.training.run import run_recipe
+from toile.training.run_folder import MODEL_FOLDER
 from toile.weights.files import write_json_atomically
 
 NUM_RESAMPLES = 10_000

@@ -15,7 +15,8 @@ from toile.generation.request import GenerateRequest
 from toile.latent_diffusion import LatentDiffusion
 from toile.text.lora_tags import LoRAUse
 from toile.training.recipes import load_recipe
-from toile.training.run import MODEL_FOLDER, run_recipe
+from toile.training.run import run_recipe
+from toile.training.run_folder import MODEL_FOLDER
 from toile.user_folders import CACHE_VARIABLE
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -23,7 +23,8 @@ from toile.training.pictures import DataConfig, PictureSet
 from toile.training.prior_preservation import AccompaniedBatch, PriorConfig, PriorPreservation
 from toile.training.recipes import LoRARecipe, load_recipe
 from toile.training.records import DataRecord, EndRecord, Record, SampleRecord, StepRecord, ValidationRecord
-from toile.training.run import MODEL_FOLDER, build_task, run_recipe
+from toile.training.run import build_task, run_recipe
+from toile.training.run_folder import MODEL_FOLDER
 from toile.user_folders import CACHE_VARIABLE, cache_folder
 from toile.weights.files import load_tensors
 

@@ -27,7 +27,8 @@ from toile.training.distillation_task import DistillationTask
 from toile.training.pictures import DataConfig, PictureSet
 from toile.training.recipes import load_recipe
 from toile.training.records import EndRecord, Record, StepRecord
-from toile.training.run import MODEL_FOLDER, build_task, run_recipe
+from toile.training.run import build_task, run_recipe
+from toile.training.run_folder import MODEL_FOLDER
 from toile.user_folders import CACHE_VARIABLE
 from toile.weights.files import load_tensors
 

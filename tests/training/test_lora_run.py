@@ -18,7 +18,8 @@ from toile.training.fine_tuning import FineTuneTask, LoRATask
 from toile.training.pictures import DataConfig, PictureSet
 from toile.training.recipes import LoRARecipe, Recipe, load_recipe, recipe_facts
 from toile.training.records import EndRecord, Record, StepRecord, ValidationRecord
-from toile.training.run import MODEL_FOLDER, build_task, run_recipe
+from toile.training.run import build_task, run_recipe
+from toile.training.run_folder import MODEL_FOLDER
 from toile.user_folders import CACHE_VARIABLE
 from toile.weights.files import load_tensors
 

@@ -13,7 +13,8 @@ from toile.one_shot import OneShotModel, encode_words, is_one_shot
 from toile.training.pictures import PictureSet
 from toile.training.recipes import CVAERecipe, load_recipe
 from toile.training.records import EndRecord, SampleRecord, ValidationRecord
-from toile.training.run import MODEL_FOLDER, build_task, run_recipe
+from toile.training.run import build_task, run_recipe
+from toile.training.run_folder import MODEL_FOLDER
 from toile.user_folders import CACHE_VARIABLE
 from toile.weights.files import load_tensors
 

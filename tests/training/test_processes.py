@@ -16,7 +16,7 @@ import torch
 from toile.errors import ToileError
 from toile.training.loop import LoopConfig
 from toile.training.processes import Processes
-from toile.training.run import MODEL_FOLDER
+from toile.training.run_folder import MODEL_FOLDER
 from toile.user_folders import CACHE_VARIABLE
 from toile.weights.files import load_tensors
 

@@ -17,7 +17,8 @@ from toile.evaluation.feature_networks import open_feature_network, refuse_parti
 from toile.latent_diffusion import LatentDiffusion
 from toile.training.pictures import DataConfig, PictureSet
 from toile.training.recipes import RECIPES, load_recipe, recipe_facts
-from toile.training.run import MODEL_FOLDER, run_recipe
+from toile.training.run import run_recipe
+from toile.training.run_folder import MODEL_FOLDER
 from toile.user_folders import CACHE_VARIABLE
 from toile.weights.provenance import Provenance, read_provenance, weights_sha256
 

@@ -32,8 +32,8 @@ from toile.training.records import (
     StepRecord,
     ValidationRecord,
 )
-from toile.training.run import MODEL_FOLDER, run_recipe
-from toile.training.run_folder import read_log
+from toile.training.run import run_recipe
+from toile.training.run_folder import MODEL_FOLDER, read_log
 from toile.user_folders import CACHE_VARIABLE, cache_folder
 from toile.weights.files import load_tensors, save_tensors
 from toile.weights.folder import load_component

@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from toile.training.run import MODEL_FOLDER
+from toile.training.run_folder import MODEL_FOLDER
 from toile.user_folders import CACHE_VARIABLE
 from toile.weights.files import load_tensors
 from toile.weights.snapshot import load_latest

@@ -19,7 +19,8 @@ from toile.training import text_states
 from toile.training.denoising_objective import DenoisingObjective, TextConditionedUNet, compile_networks
 from toile.training.recipes import load_recipe
 from toile.training.records import DataRecord, Record, StepRecord, ValidationRecord
-from toile.training.run import MODEL_FOLDER, run_recipe
+from toile.training.run import run_recipe
+from toile.training.run_folder import MODEL_FOLDER
 from toile.training.text_states import TextStates
 from toile.user_folders import CACHE_VARIABLE, cache_folder
 from toile.weights.files import load_tensors, save_tensors

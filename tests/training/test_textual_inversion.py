@@ -12,7 +12,8 @@ from toile.latent_diffusion import LatentDiffusion
 from toile.training.pictures import PictureSet
 from toile.training.recipes import TextualInversionRecipe, load_recipe
 from toile.training.records import EndRecord, Record, StepRecord, ValidationRecord
-from toile.training.run import MODEL_FOLDER, build_task, run_recipe
+from toile.training.run import build_task, run_recipe
+from toile.training.run_folder import MODEL_FOLDER
 from toile.training.textual_inversion import TextualInversionTask, file_stem
 from toile.user_folders import CACHE_VARIABLE
 from toile.weights.embedding_file import read_embedding

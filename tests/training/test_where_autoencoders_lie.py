@@ -8,7 +8,7 @@ import pytest
 
 from toile.errors import ToileError
 from toile.model_folder import find_model
-from toile.training.run import autoencoder_folder
+from toile.training.latents import autoencoder_folder
 
 
 def test_of_a_run_or_of_a_model(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from toile.models.classifier import (
     AttributeClassifierConfig,
     AttributeLabels,
 )
-from toile.training.draws import ShuffledOrder, generator
+from toile.training.draws import ShuffledOrder, generator, seed_of, spread_places
+from toile.training.made_latents import MadeConfig, MadeLatents
 from toile.training.objective import Loss
 from toile.training.pictures import PictureSet
 
@@ -47,6 +48,7 @@ class ClassifierObjectiveConfig:
         max_noise: largest standard deviation of normal noise that is added; each example's is drawn evenly from 0 on.
             Gradients of what has learnt with noise follow what can be seen (Kaur et al. 2019, "Are perceptually-aligned
             gradients a general property of robust classifiers?").
+        made: latents that a model made, to learn from besides; only where latents are looked at.
         compile: run the network through torch.compile (needs a C++ compiler; the first step takes a minute).
     """
 
@@ -56,6 +58,7 @@ class ClassifierObjectiveConfig:
     max_shift: int = 3
     max_noise: float = 0.0
     compile: bool = False
+    made: MadeConfig = MadeConfig()
 
     def __post_init__(self) -> None:
         if ARTICLE_TYPE not in self.attributes or not set(self.attributes) <= set(FIELDS):
@@ -71,15 +74,17 @@ class ClassifierObjectiveConfig:
 @dataclass(frozen=True)
 class ClassifierBatch:
     """inputs: images (B, 3, H, W) in [-1, 1], or scaled latents (B, C, H, W); targets: (B, attributes) int64, `MISSING`
-    where the record says nothing.
+    where the record says nothing, and of what was made; opinions: of that, for each attribute (B, classes) float32
+    probabilities, 0 for all else; none where nothing was made.
     """
 
     inputs: Tensor
     targets: Tensor
+    opinions: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class ClassifierObjective:
-    """Sum over attributes of the mean cross-entropy over the pictures that have a label.
+    """Sum over attributes of the mean cross-entropy over the pictures that have a label, and over what was made.
 
     Args:
         classifier: what learns.
@@ -88,6 +93,7 @@ class ClassifierObjective:
         seed: of all that is drawn.
         num_validation: held-out pictures, at most.
         latents: (N, C, H, W) of every picture, to be looked at instead; None for the pictures themselves.
+        made: what to learn from besides.
     """
 
     def __init__(
@@ -98,18 +104,23 @@ class ClassifierObjective:
         seed: int,
         num_validation: int = 1024,
         latents: Tensor | None = None,
+        made: MadeLatents | None = None,
     ) -> None:
         self.module = classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.config, self.pictures, self.latents, self.seed = config, pictures, latents, seed
         self.num_validation = min(num_validation, len(pictures.validation))
         self._targets = classifier.targets([record.fields for record in pictures.records])
         self._order = ShuffledOrder(len(pictures.train), seed)
+        self._made = made
+        self._order_of_made = ShuffledOrder(0 if made is None else len(made.latents), seed_of(seed, "made"))
         self._compiled = torch.compile(self.module, dynamic=False) if config.compile else self.module
 
     def batch(self, examples: range) -> ClassifierBatch:
         """Training pictures in shuffled order, each moved a little, under noise of its own."""
         positions = self.pictures.train[self._order.positions(examples)]
-        inputs, largest = self._inputs(positions), self.config.max_shift
+        inputs, targets = self._inputs(positions), self._targets[torch.from_numpy(positions)]
+        opinions = {} if self._made is None else self._put_made(examples, inputs, targets, self._made)
+        largest = self.config.max_shift
         shifts = [
             torch.randint(-largest, largest + 1, (2,), generator=generator(self.seed, "shift", example))
             for example in examples
@@ -117,7 +128,17 @@ class ClassifierObjective:
         inputs = shifted(inputs, torch.stack(shifts), None if self.latents is not None else _WHITE)
         if self.config.max_noise:
             inputs = inputs + self.config.max_noise * self._noise(examples, inputs)
-        return ClassifierBatch(inputs, self._targets[torch.from_numpy(positions)])
+        return ClassifierBatch(inputs, targets, opinions)
+
+    def _put_made(self, examples: range, inputs: Tensor, targets: Tensor, made: MadeLatents) -> dict[str, Tensor]:
+        """Puts what was made in the place of some of the examples, and returns the opinions of that."""
+        places = torch.tensor(spread_places(examples)) < self.config.made.share
+        rows = torch.from_numpy(self._order_of_made.positions(examples))[places]
+        inputs[places], targets[places] = made.latents[rows].float(), MISSING
+        opinions = {name: torch.zeros(len(inputs), found.shape[1]) for name, found in made.opinions.items()}
+        for name, found in made.opinions.items():
+            opinions[name][places] = found[rows].float()
+        return opinions
 
     def _inputs(self, positions: np.ndarray) -> Tensor:
         if self.latents is None:
@@ -140,6 +161,9 @@ class ClassifierObjective:
             logits, targets = outputs[attribute].float(), batch.targets[:, index]
             known = (targets != MISSING).sum().clamp(min=1)
             terms.append(F.cross_entropy(logits, targets, ignore_index=MISSING, reduction="sum") / known)
+            if attribute in batch.opinions:
+                opinions = batch.opinions[attribute]
+                terms.append(-(opinions * logits.log_softmax(1)).sum() / opinions.sum().clamp(min=1))
             parts[attribute] = (logits.detach().argmax(dim=1) == targets).sum() / known
         return Loss(torch.stack(terms).sum(), parts)
 

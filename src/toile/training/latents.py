@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,13 +12,25 @@ from torch.nn import functional as F
 
 from toile.device import choose_dtype
 from toile.errors import ToileError
+from toile.model_folder import find_model
 from toile.models.autoencoders import Autoencoder
 from toile.models.unet import UNet
 from toile.training.pictures import PictureSet
+from toile.training.run_folder import MODEL_FOLDER
 from toile.user_folders import cache_folder
 from toile.weights.files import load_tensors, save_tensors
 
 _PIXELS_TOGETHER = 64 * 64 * 80
+
+
+def autoencoder_folder(source: Path) -> Path:
+    """Where an autoencoder lies: of a run that trained one, or of a model by name or folder.
+
+    Raises:
+        ToileError: it is neither.
+    """
+    of_run = source / MODEL_FOLDER / "vae"
+    return of_run if of_run.is_dir() else find_model(source) / "vae"
 
 
 def load_latents(vae: Autoencoder, pictures: PictureSet) -> Tensor | tuple[Tensor, ...]:

@@ -10,27 +10,25 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from toile import __version__
 from toile.diffusion.schedule import NoiseSchedule
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
-from toile.model_folder import find_model, load_autoencoder, vae_constants
+from toile.model_folder import find_model, vae_constants
 from toile.models.autoencoders import Autoencoder
-from toile.models.classifier import PICTURE_CHANNELS
 from toile.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 from toile.models.pixel_space import PixelSpace, PixelSpaceConfig
 from toile.models.unet import UNet, UNetConfig
 from toile.models.vae import VAE, VAEConfig
 from toile.schema import build_config
 from toile.text.tokenizer import Tokenizer
-from toile.training.classifier_objective import ClassifierObjective, build_classifier
+from toile.training.classifier_task import ClassifierTask
 from toile.training.clip_objective import CLIPObjective, train_tokenizer
 from toile.training.denoising_objective import DenoisingObjective, TextConditionedUNet
 from toile.training.distillation_task import DistillationTask
 from toile.training.fine_tuning import FineTuneTask, LoRATask
-from toile.training.latents import check_buckets, encode_pictures, latent_masks, load_latents
+from toile.training.latents import autoencoder_folder, check_buckets, encode_pictures, latent_masks, load_latents
 from toile.training.loop import AUTO, LoopConfig, check_start, train
 from toile.training.objective import Objective
 from toile.training.one_shot_task import build_cvae_task, build_gan_task, build_text_autoencoder_task
@@ -56,7 +54,7 @@ from toile.training.recipes import (
     recipe_facts,
 )
 from toile.training.records import Record
-from toile.training.run_folder import RunFolder, read_log
+from toile.training.run_folder import MODEL_FOLDER, RunFolder, read_log
 from toile.training.sharding import hold_weights
 from toile.training.textual_inversion import TextualInversionTask
 from toile.training.upscaling_task import UpscalingTask, upscaler_folder
@@ -65,7 +63,7 @@ from toile.weights.files import file_sha256
 from toile.weights.folder import find_weights, load_component, load_weights, save_component
 from toile.weights.provenance import Provenance, ancestry_of
 
-MODEL_FOLDER, STAGES_FOLDER = "model", "stages"
+STAGES_FOLDER = "stages"
 PIXELS = "pixels"
 _MEASURED_PICTURES = 2048
 
@@ -194,7 +192,10 @@ def weights_read(recipe: Recipe) -> dict[str, Path]:
     if isinstance(recipe, GuidanceDistillationRecipe | ConsistencyRecipe):
         return {"teacher": Path(recipe.teacher) if Path(recipe.teacher).is_file() else find_model(recipe.teacher)}
     if isinstance(recipe, ClassifierRecipe):
-        return {} if recipe.vae is None else {"vae": autoencoder_folder(recipe.vae)}
+        read = {} if recipe.vae is None else {"vae": autoencoder_folder(recipe.vae)}
+        if recipe.objective.made.num and recipe.vae is not None:
+            read["model"] = find_model(recipe.vae)
+        return read | {f"teacher {number}": path for number, path in enumerate(recipe.objective.made.teachers, 1)}
     if isinstance(recipe, CLIPRecipe):
         return {}
     return {"words": find_model(recipe.words) / "text_encoder"}
@@ -332,16 +333,6 @@ def build_pixel_space(unet: UNetConfig, pictures: PictureSet) -> PixelSpace:
     return pixels
 
 
-def autoencoder_folder(source: Path) -> Path:
-    """Where an autoencoder lies: of a run that trained one, or of a model by name or folder.
-
-    Raises:
-        ToileError: it is neither.
-    """
-    of_run = source / MODEL_FOLDER / "vae"
-    return of_run if of_run.is_dir() else find_model(source) / "vae"
-
-
 def words_folders(source: Path) -> tuple[Path, Path]:
     """Where a start of a text encoder and a vocabulary lie: of a run that trained a CLIP pair, or of a model.
 
@@ -366,27 +357,3 @@ def load_text_encoder(folder: Path) -> CLIPTextModel:
     text_encoder = CLIPTextModel(clip.config.text_config)
     text_encoder.text_model.load_state_dict(clip.text_model.state_dict())
     return text_encoder
-
-
-class ClassifierTask:
-    """Exports `classifier/`."""
-
-    def __init__(self, recipe: ClassifierRecipe, pictures: PictureSet) -> None:
-        self.identity: Mapping[str, str] = {}
-        classifier = build_classifier(recipe.model, pictures, recipe.objective)
-        vae = None if recipe.vae is None else load_autoencoder(autoencoder_folder(recipe.vae))
-        seen = PICTURE_CHANNELS if vae is None else vae.config.latent_channels
-        if recipe.model.in_channels != seen:
-            raise ToileError(f"model.in_channels {recipe.model.in_channels}: what it looks at has {seen} channels")
-        latents: Tensor | None = None
-        if recipe.vae is not None and vae is not None:
-            self.identity = {"vae_weights": file_sha256(find_weights(autoencoder_folder(recipe.vae)))}
-            found = load_latents(vae.eval().requires_grad_(False), pictures)
-            assert isinstance(found, Tensor)  # there are no buckets for this task
-            latents = found
-        self.objective = ClassifierObjective(classifier, pictures, recipe.objective, recipe.seed, latents=latents)
-
-    def export(self, folder: Path) -> None:
-        classifier = self.objective.module
-        names = {"_class_name": "AttributeClassifier"}
-        save_component(folder / "classifier", classifier, classifier.config, names, torch.float32)

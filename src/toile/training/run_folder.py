@@ -24,6 +24,8 @@ from toile.training.records import (
 )
 from toile.weights.files import write_json_atomically
 
+MODEL_FOLDER = "model"  # of what was trained
+
 
 class RunFolder:
     """Writes the records of one run.

@@ -21,7 +21,8 @@ from toile.errors import ToileError
 from toile.lora import LORAS
 from toile.training.recipes import LoRARecipe
 from toile.training.records import DataRecord, EndRecord, PlanRecord, StepRecord
-from toile.training.run import MODEL_FOLDER, run_recipe
+from toile.training.run import run_recipe
+from toile.training.run_folder import MODEL_FOLDER
 from toile.web.training.messages import Failed, FromProcess, Go, Order, Over, Passed, Plan, Stop
 from toile.weights.files import write_atomically
 

@@ -1,0 +1,150 @@
+"""Latents that a model makes of the captions it learnt from, and what classifiers of pictures see in them.
+
+Whoever leads a sampler looks at what a model makes, not at real pictures; so it should learn from both. Labels of made
+ones are the opinions of teachers (Hinton et al. 2015, "Distilling the knowledge in a neural network"): what a caption
+says may not be what was made of it.
+Shapes: N pictures, C x h x w latents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toile.data.captions import CaptionWriter
+from toile.diffusion.denoiser import Denoiser
+from toile.diffusion.guidance import ClassifierFreeGuidance
+from toile.diffusion.samplers import find_sampler
+from toile.diffusion.schedule import start_latents
+from toile.errors import ToileError
+from toile.latent_diffusion import LatentDiffusion
+from toile.models.classifier import PICTURE_CHANNELS, AttributeClassifier, AttributeClassifierConfig, AttributeLabels
+from toile.training.draws import ShuffledOrder, example_noise, seed_of
+from toile.training.pictures import PictureSet, balancing_repeats
+from toile.user_folders import cache_folder
+from toile.weights.files import file_sha256, load_tensors, save_tensors
+from toile.weights.folder import find_weights, load_component
+
+_MADE_TOGETHER = 32
+
+
+@dataclass(frozen=True)
+class MadeConfig:
+    """What is made, and by whom it is labelled.
+
+    Attributes:
+        teachers: folders of classifiers of pictures, whose mean opinion counts.
+        num: latents, each of the caption of a training picture in shuffled order; none are made for 0.
+        balance: how far rarer article types are repeated among these captions, as in `DataConfig`.
+        steps, guidance: of the sampler, UniPC; half of them are made without guidance, as sketches are.
+        share: of the examples of a batch, about.
+        seed: of captions and noise; runs that share it learn from the same.
+    """
+
+    teachers: tuple[Path, ...] = field(default=())
+    num: int = 0
+    balance: float = 0.0
+    steps: int = 5
+    guidance: float = 1.7
+    share: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num < 0 or self.steps < 1 or not 0 < self.share < 1 or not 0 <= self.balance <= 1:
+            raise ToileError("objective.made: num at least 0, steps at least 1, share between 0 and 1, balance 0 to 1")
+        if bool(self.num) != bool(self.teachers):
+            raise ToileError("objective.made: num and teachers go together")
+
+
+@dataclass(frozen=True, eq=False)
+class MadeLatents:
+    """latents: (N, C, h, w) float16, scaled; opinions: for each attribute (N, classes) float16 probabilities."""
+
+    latents: Tensor
+    opinions: dict[str, Tensor]
+
+
+def load_made_latents(
+    model: LatentDiffusion, pictures: PictureSet, labels: AttributeLabels, config: MadeConfig
+) -> MadeLatents:
+    """What the model makes of captions of the training side, from the cache if it is there.
+
+    Args:
+        model: from a folder.
+        pictures: whose captions are taken, as many of them as `config.num`, again from the start if there are fewer.
+        labels: that are told apart, in their order.
+        config: what to make.
+
+    Raises:
+        ToileError: a teacher that tells other labels apart, or looks at latents itself.
+    """
+    assert model.facts is not None
+    facts = {name: value for name, value in asdict(config).items() if name not in ("teachers", "share")}
+    content = f"{model.facts.hash}:{pictures.identity}:{sorted(facts.items())}"
+    content += ":".join(file_sha256(find_weights(folder)) for folder in config.teachers)
+    path = cache_folder() / f"made-{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
+    if path.exists():
+        found = load_tensors(path)
+        return MadeLatents(found.pop("latents"), found)
+    teachers = [_load_teacher(folder, labels) for folder in config.teachers]
+    made = _make(model, teachers, pictures, config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(path, {"latents": made.latents, **made.opinions}, {"pictures": pictures.identity})
+    return made
+
+
+def _load_teacher(folder: Path, labels: AttributeLabels) -> AttributeClassifier:
+    teacher = load_component(folder, AttributeClassifier, AttributeClassifierConfig)
+    if teacher.config.in_channels != PICTURE_CHANNELS:
+        raise ToileError(f"objective.made.teachers: {folder} looks at latents, not at pictures")
+    if teacher.config.labels != labels:
+        raise ToileError(f"objective.made.teachers: {folder} tells other labels apart: train it on the same data")
+    return teacher.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _make(
+    model: LatentDiffusion,
+    teachers: Sequence[AttributeClassifier],
+    pictures: PictureSet,
+    config: MadeConfig,
+) -> MadeLatents:
+    train, writer = pictures.train, CaptionWriter()
+    if config.balance:
+        fields = [pictures.records[position].fields for position in train]
+        train = np.repeat(train, balancing_repeats(fields, config.balance))
+    order = ShuffledOrder(len(train), seed_of(config.seed, "made"))
+    shape = model.latent_shape(pictures.width, pictures.height)
+    latents: list[Tensor] = []
+    opinions: dict[str, list[Tensor]] = {attribute: [] for attribute in teachers[0].attributes}
+    for first in range(0, config.num, _MADE_TOGETHER):
+        numbers = range(first, min(first + _MADE_TOGETHER, config.num))
+        captions = [writer.full(pictures.records[position]) for position in train[order.positions(numbers)]]
+        noise = example_noise(config.seed, "made", numbers, shape)
+        guidance = 1.0 if first // _MADE_TOGETHER % 2 else config.guidance
+        made = sample_with(model, captions, noise, config.steps, guidance)
+        images = model.decode_latents(made).clamp(-1, 1).contiguous(memory_format=torch.channels_last)
+        seen = [teacher(images) for teacher in teachers]
+        for attribute, rows in opinions.items():
+            rows.append(torch.stack([answer[attribute].softmax(1) for answer in seen]).mean(0).to(torch.float16))
+        latents.append(made.to(torch.float16))
+    return MadeLatents(torch.cat(latents), {attribute: torch.cat(rows) for attribute, rows in opinions.items()})
+
+
+def sample_with(
+    model: LatentDiffusion, captions: Sequence[str], noise: Tensor, num_steps: int, guidance: float
+) -> Tensor:
+    """Latents (N, C, h, w) float32 that a model makes of N captions and noise, by UniPC."""
+    states = model.encode_prompts([*captions, ""]).states
+    denoise = ClassifierFreeGuidance(Denoiser(model.unet, model.schedule, model.dtype), states[-1:], guidance)
+    sigmas = model.schedule.sampling_sigmas(num_steps)
+    x = start_latents(noise, sigmas[0])
+    for step in find_sampler("unipc").function(lambda x, s: denoise(x, s, states[:-1]), x, sigmas, lambda k: noise):
+        x = step.x
+    return x
