@@ -105,7 +105,7 @@ def test_they_stand_among_real_ones_and_only_opinions_count_there(pictures: Pict
     objective = ClassifierObjective(model, pictures, config, 0, latents=real, made=made)
     batch = objective.batch(range(40))
     is_made = batch.inputs[:, 0, 0, 0] == 1
-    assert int(is_made.sum()) == 12
+    assert 10 < int(is_made.sum()) < 14
     assert bool((batch.targets[is_made] == MISSING).all() and (batch.targets[~is_made] != MISSING).all())
     assert torch.equal(batch.opinions["article_type"].sum(1) > 0.5, is_made)
     parts = objective.batch(range(10)), objective.batch(range(10, 40))
