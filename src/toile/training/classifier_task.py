@@ -14,7 +14,7 @@ from toile.model_folder import find_model, load_autoencoder
 from toile.models.classifier import PICTURE_CHANNELS
 from toile.training.classifier_objective import ClassifierObjective, build_classifier
 from toile.training.latents import autoencoder_folder, load_latents
-from toile.training.made_latents import load_made_latents
+from toile.training.made_latents import MadeLatents, load_made_latents
 from toile.training.pictures import PictureSet
 from toile.training.recipes import ClassifierRecipe
 from toile.weights.files import file_sha256
@@ -25,24 +25,29 @@ class ClassifierTask:
     """Exports `classifier/`."""
 
     def __init__(self, recipe: ClassifierRecipe, pictures: PictureSet) -> None:
-        self.identity: Mapping[str, str] = {}
+        identity: dict[str, str] = {}
         classifier = build_classifier(recipe.model, pictures, recipe.objective)
-        vae = None if recipe.vae is None else load_autoencoder(autoencoder_folder(recipe.vae))
-        seen = PICTURE_CHANNELS if vae is None else vae.config.latent_channels
+        seen, wanted = PICTURE_CHANNELS, recipe.objective.made
+        latents: Tensor | None = None
+        made: MadeLatents | None = None
+        if recipe.vae is not None:
+            folder = autoencoder_folder(recipe.vae)
+            vae = load_autoencoder(folder).eval().requires_grad_(False)
+            seen = vae.config.latent_channels
+            identity["vae_weights"] = file_sha256(find_weights(folder))
         if recipe.model.in_channels != seen:
             raise ToileError(f"model.in_channels {recipe.model.in_channels}: what it looks at has {seen} channels")
-        latents: Tensor | None = None
-        if recipe.vae is not None and vae is not None:
-            self.identity = {"vae_weights": file_sha256(find_weights(autoencoder_folder(recipe.vae)))}
-            found = load_latents(vae.eval().requires_grad_(False), pictures)
+        if recipe.vae is not None:
+            found = load_latents(vae, pictures)
             assert isinstance(found, Tensor)  # there are no buckets for this task
             latents = found
-        made, wanted = None, recipe.objective.made
         if wanted.num:
             if recipe.vae is None:
                 raise ToileError("objective.made: what is made are latents: name the model as vae")
             model = LatentDiffusion.load(find_model(recipe.vae), device="cpu")
             made = load_made_latents(model, pictures, classifier.config.labels, wanted)
+            identity["made"] = made.identity
+        self.identity: Mapping[str, str] = identity
         self.objective = ClassifierObjective(
             classifier, pictures, recipe.objective, recipe.seed, latents=latents, made=made
         )

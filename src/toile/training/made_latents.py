@@ -64,10 +64,13 @@ class MadeConfig:
 
 @dataclass(frozen=True, eq=False)
 class MadeLatents:
-    """latents: (N, C, h, w) float16, scaled; opinions: for each attribute (N, classes) float16 probabilities."""
+    """latents: (N, C, h, w) float16, scaled; opinions: for each attribute (N, classes) float16 probabilities; identity:
+    of all they hang on.
+    """
 
     latents: Tensor
     opinions: dict[str, Tensor]
+    identity: str = ""
 
 
 def load_made_latents(
@@ -84,19 +87,25 @@ def load_made_latents(
     Raises:
         ToileError: a teacher that tells other labels apart, or looks at latents itself.
     """
-    assert model.facts is not None
-    facts = {name: value for name, value in asdict(config).items() if name not in ("teachers", "share")}
-    content = f"{model.facts.hash}:{pictures.identity}:{sorted(facts.items())}"
-    content += ":".join(file_sha256(find_weights(folder)) for folder in config.teachers)
-    path = cache_folder() / f"made-{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
+    identity = _identity(model, pictures, config)
+    path = cache_folder() / f"made-{identity}.safetensors"
     if path.exists():
         found = load_tensors(path)
-        return MadeLatents(found.pop("latents"), found)
+        return MadeLatents(found.pop("latents"), found, identity)
     teachers = [_load_teacher(folder, labels) for folder in config.teachers]
-    made = _make(model, teachers, pictures, config)
+    latents, opinions = _make(model, teachers, pictures, config)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, {"latents": made.latents, **made.opinions}, {"pictures": pictures.identity})
-    return made
+    save_tensors(path, {"latents": latents, **opinions}, {"pictures": pictures.identity})
+    return MadeLatents(latents, opinions, identity)
+
+
+def _identity(model: LatentDiffusion, pictures: PictureSet, config: MadeConfig) -> str:
+    """A hash of what makes latents (a model's ranker and upscaler do not), of whom they are labelled by, and of how."""
+    assert model.facts is not None
+    makers = asdict(model.facts.components) | {"ranker": "", "upscaler": ""}
+    how = {name: value for name, value in asdict(config).items() if name not in ("teachers", "share")}
+    teachers = [file_sha256(find_weights(folder)) for folder in config.teachers]
+    return hashlib.sha256(repr((makers, how, teachers, pictures.identity)).encode()).hexdigest()[:32]
 
 
 def _load_teacher(folder: Path, labels: AttributeLabels) -> AttributeClassifier:
@@ -114,7 +123,8 @@ def _make(
     teachers: Sequence[AttributeClassifier],
     pictures: PictureSet,
     config: MadeConfig,
-) -> MadeLatents:
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(N, C, h, w) latents, and the teachers' mean opinion of each."""
     train, writer = pictures.train, CaptionWriter()
     if config.balance:
         fields = [pictures.records[position].fields for position in train]
@@ -134,7 +144,7 @@ def _make(
         for attribute, rows in opinions.items():
             rows.append(torch.stack([answer[attribute].softmax(1) for answer in seen]).mean(0).to(torch.float16))
         latents.append(made.to(torch.float16))
-    return MadeLatents(torch.cat(latents), {attribute: torch.cat(rows) for attribute, rows in opinions.items()})
+    return torch.cat(latents), {attribute: torch.cat(rows) for attribute, rows in opinions.items()}
 
 
 def sample_with(
