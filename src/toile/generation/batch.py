@@ -243,10 +243,9 @@ class Batch:
     def _enlarged(self, model: LatentDiffusion, decoded: Tensor) -> Tensor:
         """What the model's upscaler makes of the pictures; it has learnt words without LoRAs."""
         assert model.upscaler is not None
-        prompts = list(dict.fromkeys(image.prompt for image in self.images))
+        prompts = [image.prompt for image in self.images]
         form = form_of(self.images, model, self.settings)
         states = self.texts.of(model, prompts, self.settings.word_weights, form, loras=())
-        states = states[[prompts.index(image.prompt) for image in self.images]]
         noise = ImageNoise([image.seed for image in self.images], model.upscaler.noise_shape)
         return model.upscaler.enlarge_made(decoded, states, lambda index: noise.draw(_UPSCALER + index))
 

@@ -123,11 +123,10 @@ class Guides:
         return model.unet if settings.deepcache == 1 else DeepCache(model.unet, settings.deepcache)
 
     def _encoded(self, form: PromptForm) -> Tensor:
-        """Text states of all rows; a prompt that many have is encoded once."""
+        """Text states of all rows."""
         pairs = [(row.prompt, row.prompt if row.toward is None else row.toward.prompt) for row in self.rows]
-        prompts = list(dict.fromkeys(prompt for pair in pairs for prompt in pair))
-        states = self._states(prompts, form)
-        own, other = (states[[prompts.index(prompt) for prompt in column]] for column in zip(*pairs, strict=True))
+        states = self._states([prompt for pair in pairs for prompt in pair], form)
+        own, other = (column.contiguous() for column in (states[::2], states[1::2]))
         if not any(row.toward for row in self.rows):
             return own
         shares = states.new_tensor([row.toward.share if row.toward else 0.0 for row in self.rows])

@@ -1,4 +1,4 @@
-"""Text states of a batch, each encoded once: sketches, sampler and upscaler ask for the same prompts."""
+"""Text states of a batch, each encoded once: rows share them, and sketches, sampler and upscaler do."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ class TextStates:
         form: PromptForm,
         loras: tuple[LoRAUse, ...],
     ) -> Tensor:
-        """States as `LatentDiffusion.encode_prompts` gives them for B prompts.
+        """States as `LatentDiffusion.encode_prompts` gives them for B prompts; equal ones are encoded once.
 
         Args:
             model, prompts, word_weights, form: as there.
             loras: that are applied to the model now.
         """
-        asked = model, tuple(prompts), word_weights, form, loras
+        unique = tuple(dict.fromkeys(prompts))
+        asked = model, unique, word_weights, form, loras
         if asked not in self._known:
-            self._known[asked] = model.encode_prompts(prompts, word_weights, form).states
-        return self._known[asked]
+            self._known[asked] = model.encode_prompts(unique, word_weights, form).states
+        return self._known[asked][[unique.index(prompt) for prompt in prompts]]

@@ -283,7 +283,7 @@ def balancing_repeats(fields: Sequence[Mapping[str, str]], balance: float) -> np
         raise ToileError("data.balance: no record has a field articleType: leave it out")
     types = [record.get("articleType", "") for record in fields]
     counts = Counter(types)
-    most = max(counts.values(), default=1)
+    most = max(counts.values())
     of_type = {name: min(_MOST_REPEATS, round((most / count) ** balance)) for name, count in counts.items()}
     return np.array([of_type[name] for name in types], dtype=np.int64)
 
