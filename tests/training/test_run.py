@@ -304,6 +304,24 @@ def test_a_ranker_is_trained_on_latents(
         list(run_recipe(load_recipe(classifier_recipe, of_latents[:1]), tmp_path / "other"))
 
 
+def test_a_ranker_learns_from_what_its_model_makes(
+    tmp_path: Path, classifier_recipe: Path, tiny_folder: Path, workshop: Workshop
+) -> None:
+    list(run_recipe(load_recipe(classifier_recipe), tmp_path / "judge"))
+    teacher = tmp_path / "judge" / MODEL_FOLDER / "classifier"
+    made = [f'objective.made.teachers=["{teacher}"]', "objective.made.num=20", "objective.made.steps=1"]
+    of_latents = [f"vae={tiny_folder}", "model.in_channels=4", "model.conv_in_stride=1"]
+    end = list(run_recipe(load_recipe(classifier_recipe, [*of_latents, *made]), tmp_path / "ranker"))[-1]
+    assert isinstance(end, EndRecord) and end.reason == "done"
+    provenance = json.loads((tmp_path / "ranker" / MODEL_FOLDER / "provenance.json").read_text(encoding="utf-8"))
+    assert set(provenance["networks"]) == {"model/text_encoder", "model/unet", "model/vae", "teacher 1", "vae"}
+    fewer = load_recipe(classifier_recipe, [*of_latents, *made[:1], "objective.made.num=10", "objective.made.steps=1"])
+    with pytest.raises(ToileError, match="would change made, "):
+        list(run_recipe(fewer, tmp_path / "ranker", resume=True))
+    with pytest.raises(ToileError, match="name the model as vae"):
+        list(run_recipe(load_recipe(classifier_recipe, made), tmp_path / "other"))
+
+
 @pytest.mark.parametrize(("task", "resume", "named"), [("vae", False, "holds a run"), ("absent", True, "nothing to")])
 def test_a_wrong_start_is_refused_before_anything_is_read(
     workshop: Workshop, runs: dict[str, list[Record]], task: str, resume: bool, named: str
