@@ -89,6 +89,8 @@ def test_unfit_teachers_are_refused(
     save_component(tmp_path / "latents", of_latents, of_latents.config, {}, torch.float32)
     with pytest.raises(ToileError, match="looks at latents"):
         load_made_latents(tiny_model, pictures, LABELS, replace(config, teachers=(tmp_path / "latents",)))
+    with pytest.raises(ToileError, match="no such folder; recipes"):
+        load_made_latents(tiny_model, pictures, LABELS, replace(config, teachers=(tmp_path / "absent",)))
     for wrong in ({"num": 5}, {"teachers": (tmp_path,)}, {"share": 1.0}, {"steps": 0}):
         with pytest.raises(ToileError, match="objective.made"):
             MadeConfig(**wrong)  # type: ignore[arg-type]

@@ -37,16 +37,16 @@ class ClassifierTask:
             identity["vae_weights"] = file_sha256(find_weights(folder))
         if recipe.model.in_channels != seen:
             raise ToileError(f"model.in_channels {recipe.model.in_channels}: what it looks at has {seen} channels")
-        if recipe.vae is not None:
-            found = load_latents(vae, pictures)
-            assert isinstance(found, Tensor)  # there are no buckets for this task
-            latents = found
         if wanted.num:
             if recipe.vae is None:
                 raise ToileError("objective.made: what is made are latents: name the model as vae")
             model = LatentDiffusion.load(find_model(recipe.vae), device="cpu")
             made = load_made_latents(model, pictures, classifier.config.labels, wanted)
             identity["made"] = made.identity
+        if recipe.vae is not None:
+            found = load_latents(vae, pictures)
+            assert isinstance(found, Tensor)  # there are no buckets for this task
+            latents = found
         self.identity: Mapping[str, str] = identity
         self.objective = ClassifierObjective(
             classifier, pictures, recipe.objective, recipe.seed, latents=latents, made=made

@@ -85,14 +85,14 @@ def load_made_latents(
         config: what to make.
 
     Raises:
-        ToileError: a teacher that tells other labels apart, or looks at latents itself.
+        ToileError: a teacher is not there, tells other labels apart, or looks at latents itself.
     """
+    teachers = [_load_teacher(folder, labels) for folder in config.teachers]
     identity = _identity(model, pictures, config)
     path = cache_folder() / f"made-{identity}.safetensors"
     if path.exists():
         found = load_tensors(path)
         return MadeLatents(found.pop("latents"), found, identity)
-    teachers = [_load_teacher(folder, labels) for folder in config.teachers]
     latents, opinions = _make(model, teachers, pictures, config)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_tensors(path, {"latents": latents, **opinions}, {"pictures": pictures.identity})
@@ -109,6 +109,8 @@ def _identity(model: LatentDiffusion, pictures: PictureSet, config: MadeConfig) 
 
 
 def _load_teacher(folder: Path, labels: AttributeLabels) -> AttributeClassifier:
+    if not folder.is_dir():
+        raise ToileError(f"objective.made.teachers: {folder}: no such folder; recipes/ranker-pictures.toml trains it")
     teacher = load_component(folder, AttributeClassifier, AttributeClassifierConfig)
     if teacher.config.in_channels != PICTURE_CHANNELS:
         raise ToileError(f"objective.made.teachers: {folder} looks at latents, not at pictures")
