@@ -35,7 +35,7 @@ from toile.text.rows import tokenize_prompt
 
 # Where a ranker leads: above, estimates are blurs, below, nothing but texture can still change (docs/runs.md).
 _RANKER_LEVELS = (0.2, 1.5)
-_RANKER_NOISE = 0.3
+_RANKER_NOISE = 0.45
 
 
 @dataclass(frozen=True, eq=False)
