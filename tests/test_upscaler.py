@@ -88,14 +88,6 @@ def test_sharpening_raises_waves_by_its_formula_and_leaves_flat_parts() -> None:
     torch.testing.assert_close(sharpen(flat, 0.5), flat)
 
 
-def test_what_a_model_made_is_sharpened_before_it_is_enlarged() -> None:
-    model = upscaler(sharpness=0.2)
-    noise = ImageNoise([0, 1, 2], model.noise_shape).draw
-    made = model.enlarge_made(SMALL, STATES, noise)
-    assert torch.equal(made, model.enlarge(sharpen(SMALL, 0.2), STATES, noise))
-    assert not torch.equal(made, enlarged(model))
-
-
 def test_detail_raises_what_is_added_and_nothing_else() -> None:
     smooth, learnt, raised = (enlarged(upscaler(detail=detail)) for detail in (0.0, 1.0, 1.25))
     torch.testing.assert_close(raised - smooth, 1.25 * (learnt - smooth))

@@ -58,6 +58,8 @@ class GenerationSettings:
         classifier_guidance: 0 to 1, how far the model's ranker leads to pictures that show what the prompt says, see
             `toile.diffusion.guidance.ClassifierGuidance`; 0 = off.
         sampler: any name that `find_sampler` knows.
+        sharpness: 0 to 1, by how much details of pictures are raised, before they are enlarged, see
+            `toile.diffusion.upscaling.sharpen`: what a model makes may have less contrast in them than real pictures.
         spacing: of the noise levels: "trailing", "leading", "linspace", "karras"; None = the model's.
         eta: share of fresh noise, 0 to 1, for the samplers in `ETA_SAMPLERS`; None = the sampler's own.
         strength: with a picture to begin with, the share of the steps that is done: above 0, to 1 = from pure noise.
@@ -91,6 +93,7 @@ class GenerationSettings:
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
     classifier_guidance: float = 0.0
+    sharpness: float = 0.0
     sampler: str = "dpmpp_2m"
     spacing: str | None = None
     eta: float | None = None
@@ -120,6 +123,7 @@ class GenerationSettings:
         check_number("guidance", self.guidance, 0.0, MAX_GUIDANCE)
         check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
         check_number("classifier_guidance", self.classifier_guidance, 0.0, MAX_CLASSIFIER_GUIDANCE)
+        check_number("sharpness", self.sharpness, 0.0, 1.0)
         for name, strength in (("strength", self.strength), ("hires_strength", self.hires_strength)):
             check_number(name, strength, 0.0, 1.0)
             if strength == 0:

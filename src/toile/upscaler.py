@@ -18,7 +18,7 @@ from toile.diffusion.denoiser import Denoiser
 from toile.diffusion.samplers import find_sampler
 from toile.diffusion.samplers.steps import NoiseSource
 from toile.diffusion.schedule import NoiseSchedule, ScheduleConfig, start_latents
-from toile.diffusion.upscaling import UpscalingNetwork, enlarge_smoothly, images_of_squares, sharpen, squares_of
+from toile.diffusion.upscaling import UpscalingNetwork, enlarge_smoothly, images_of_squares, squares_of
 from toile.errors import ToileError
 from toile.model_folder import SCHEDULE_NAME, UPSCALER_NAME, schedule_constants, unet_constants
 from toile.models.unet import UNet, UNetConfig
@@ -42,8 +42,6 @@ class UpscalerConfig:
         noise_level: the level at use, 0 = none.
         steps: calls of the network.
         sampler: see `toile.diffusion.samplers`; with one step all are the same.
-        sharpness: by how much details of pictures that the model made are raised first, as they have less contrast than
-            those of the pictures that the upscaler learnt from; 0.1 is a tenth.
         detail: 0 to 2, times what the upscaler adds to the smoothly enlarged picture: 1 is what it learnt, more makes
             up for what networks leave out because they cannot know where it lies.
     """
@@ -59,7 +57,6 @@ class UpscalerConfig:
     noise_level: int = 2
     steps: int = 1
     sampler: str = "ddim"
-    sharpness: float = 0.0
     detail: float = 1.0
 
     def __post_init__(self) -> None:
@@ -73,8 +70,6 @@ class UpscalerConfig:
                 f"upscaler: residual_std {self.residual_std} above 0, noise_step {self.noise_step} and noise_level "
                 f"{self.noise_level} 0 or more, steps {self.steps} at least 1"
             )
-        if not 0 <= self.sharpness <= 1:
-            raise ToileError(f"upscaler: sharpness {self.sharpness}; allowed are values from 0 to 1")
         if not 0 <= self.detail <= 2:
             raise ToileError(f"upscaler: detail {self.detail}; allowed are values from 0 to 2")
         find_sampler(self.sampler)
@@ -168,10 +163,6 @@ class Upscaler:
         """The same of a mask (B, 1, H, W), 1 = repaint: 1 wherever a pixel is; what is beside the content is kept."""
         config = self.config
         return self._padded(F.adaptive_max_pool2d(mask, (config.small_height, config.right - config.left)), 0.0)
-
-    def enlarge_made(self, images: Tensor, states: Tensor, noise: NoiseSource) -> Tensor:
-        """`enlarge`, for pictures that a model made: the details they lack are given back first."""
-        return self.enlarge(sharpen(images.float(), self.config.sharpness), states, noise)
 
     def cut_maps(self, maps: Tensor) -> Tensor:
         """Maps over the small pictures, without what lies over their padding, as large pictures show the content alone.

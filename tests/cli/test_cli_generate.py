@@ -62,12 +62,15 @@ def test_pictures_recipes_and_sheet(tiny_folder: Path, capsys: Output) -> None:
 
 def test_all_flags_reach_the_recipe(tiny_folder: Path) -> None:
     flags = "--seed 5 --steps 4 --guidance 3.5 --guidance-interval 0.5 20 --guidance-rescale 0.3 --sampler euler_a"
-    flags = flags.replace("euler_a", "DDIM") + " --spacing linspace --eta 0.25 --size 28x36 --dtype float32"
+    flags = (
+        flags.replace("euler_a", "DDIM") + " --spacing linspace --eta 0.25 --size 28x36 --dtype float32 --sharpness 0.2"
+    )
     assert generate(tiny_folder, "-p", "belt", "--negative", "red", "--batch-size", "2", *flags.split()) == 0
     recipe = read_recipe(Path("pictures/0001-belt-s5.png"))
     settings = recipe.settings
     assert (settings.steps, settings.guidance, settings.guidance_interval) == (4, 3.5, (0.5, 20.0))
     assert (settings.guidance_rescale, settings.sampler, settings.spacing) == (0.3, "ddim", "linspace")
+    assert settings.sharpness == 0.2
     assert (settings.eta, settings.width, settings.height, settings.negative) == (0.25, 28, 36, "red")
     assert (settings.batch_size, recipe.machine.dtype, recipe.machine.device) == (2, "float32", "cpu")
     for flag, expected in (("--vae-bands", True), ("--no-vae-bands", False)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from toile.data.images import pixels_from_images
+from toile.diffusion.upscaling import sharpen
 from toile.errors import ToileError
 from toile.generation.memory import estimated_bytes
 from toile.generation.pictures import Picture, final_size, generate, remake
@@ -19,6 +21,7 @@ from toile.generation.request import GenerateRequest
 from toile.generation.source import SourceImage
 from toile.latent_diffusion import LatentDiffusion
 from toile.model_folder import read_model_facts
+from toile.upscaler import Upscaler
 
 SMALL, LARGE = (24, 32), (48, 80)
 
@@ -89,6 +92,23 @@ def test_words_and_seed_act_on_what_is_added(model: LatentDiffusion) -> None:
     usual = enlarged("black leather belt", 0)
     assert not torch.allclose(usual, enlarged("black leather belt", 1))
     assert not torch.allclose(usual, enlarged("red floral dress for women", 0), atol=1e-6)
+
+
+def test_details_are_raised_before_it_is_enlarged(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    enlarge = Upscaler.enlarge
+
+    def watched(upscaler: Upscaler, images: torch.Tensor, *others: Any) -> torch.Tensor:
+        seen.append(images)
+        return enlarge(upscaler, images, *others)
+
+    monkeypatch.setattr(Upscaler, "enlarge", watched)
+    made(model, sharpness=0.0)
+    made(model, sharpness=0.3)
+    plain, raised = seen
+    assert torch.equal(raised, sharpen(plain, 0.3)) and not torch.equal(raised, plain)
+    [small] = made(model, sharpness=0.3, upscale=False)
+    assert np.array_equal(small.pixels, pixels_from_images(raised)[0].numpy())
 
 
 def test_replay_makes_it_again(model: LatentDiffusion, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_progress_ends_at_one(tiny_model: LatentDiffusion) -> None:
         {"guidance": 1.0},
         {"guidance_interval": (0.0, 1.0)},
         {"guidance_rescale": 0.7},
+        {"sharpness": 0.5},
         {"sampler": "dpmpp_2m_sde"},
         {"spacing": "linspace"},
         {"eta": 1.0},

@@ -24,6 +24,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("guidance", math.inf, "0 to 100"),
     ("guidance", -1.0, "0 to 100"),
     ("guidance_rescale", 1.5, "0 to 1"),
+    ("sharpness", -0.1, "0 to 1"),
     ("guidance_interval", (3.0, 1.0), "low < high"),
     ("guidance_interval", (math.nan, 1.0), "low < high"),
     ("seed", -1, "0 to 18446744073709551615"),

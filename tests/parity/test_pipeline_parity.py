@@ -71,7 +71,7 @@ def test_diffusers_makes_the_pictures_of_the_bundled_model() -> None:
     request = GenerateRequest(PROMPTS, seed=11, steps=20, guidance=3.0, sampler="ddim", guidance_rescale=0.0)
     # diffusers reads no words into others, takes the first noise, guides everywhere, and knows the first stage only.
     request = replace(request, as_written=True, upscale=False, noise_candidates=1, guidance_interval=(0.0, 1e6))
-    request = replace(request, classifier_guidance=0.0)
+    request = replace(request, classifier_guidance=0.0, sharpness=0.0)
     ours = our_pictures(model, request)
     theirs = their_pictures(find_model(BUNDLED_MODEL), model, request)
     assert psnr(ours, theirs) > SMALLEST_PSNR

@@ -33,7 +33,8 @@ def grid(
 
     An axis is a setting and its values, for example steps=5,10,20 or guidance=1,2,4 or sampler=ddim,unipc or
     seed=1,2,3, or any of negative, width, height, spacing, eta, guidance-rescale, hires-scale, hires-strength,
-    noise-candidates, word-weights. The axis prompt=red dress|blue dress has its values between bars; so may any other.
+    sharpness, noise-candidates, word-weights. The axis prompt=red dress|blue dress has its values between bars; so may
+    any other.
 
     Args:
         prompt: what the pictures should show.

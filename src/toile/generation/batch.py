@@ -18,6 +18,7 @@ from toile.diffusion.noise import ImageNoise
 from toile.diffusion.samplers import SamplerStep, ddim, dpmpp_2m_sde, euler_ancestral, find_sampler
 from toile.diffusion.samplers.steps import Denoise, NoiseSource
 from toile.diffusion.schedule import start_latents
+from toile.diffusion.upscaling import sharpen
 from toile.generation.guides import Guides
 from toile.generation.noise_search import best_answered, candidate_draw, first_good, sketch_settings, unweighted
 from toile.generation.prompt_forms import form_of
@@ -219,6 +220,7 @@ class Batch:
             return None
         if bool((decoded.flatten(1).amax(1) < _BLACK).any()):
             return None
+        decoded = sharpen(decoded, self.settings.sharpness)
         if self.settings.upscale:
             decoded = self._enlarged(model, decoded)
         images = decoded if start.source is None else start.source.pasted(decoded)
@@ -247,7 +249,7 @@ class Batch:
         form = form_of(self.images, model, self.settings)
         states = self.texts.of(model, prompts, self.settings.word_weights, form, loras=())
         noise = ImageNoise([image.seed for image in self.images], model.upscaler.noise_shape)
-        return model.upscaler.enlarge_made(decoded, states, lambda index: noise.draw(_UPSCALER + index))
+        return model.upscaler.enlarge(decoded, states, lambda index: noise.draw(_UPSCALER + index))
 
     @property
     def _in_bands(self) -> bool:

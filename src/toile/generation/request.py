@@ -76,8 +76,8 @@ class GenerateRequest:
         maps: collect which position looked at which word.
         quality: name of one of the model's sets of settings, which are then the defaults; for example "draft".
         as_written: give the model the prompts as they are, not as its tables of words read them.
-        negative, width, height, steps, guidance, guidance_interval, guidance_rescale, classifier_guidance, sampler,
-            spacing, eta, strength, hires_scale, hires_strength, upscale, edit_cross, edit_self, batch_size,
+        negative, width, height, steps, guidance, guidance_interval, guidance_rescale, classifier_guidance, sharpness,
+            sampler, spacing, eta, strength, hires_scale, hires_strength, upscale, edit_cross, edit_self, batch_size,
             noise_candidates, word_weights, safety, deepcache, tgate, vae_bands: see `GenerationSettings`.
 
     Raises:
@@ -102,6 +102,7 @@ class GenerateRequest:
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float | None = None
     classifier_guidance: float | None = None
+    sharpness: float | None = None
     sampler: str | None = None
     spacing: str | None = None
     eta: float | None = None

@@ -42,6 +42,7 @@ class Settings(BaseModel):
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float | None = None
     classifier_guidance: float | None = None
+    sharpness: float | None = None
     sampler: str | None = None
     spacing: str | None = None
     eta: float | None = None
