@@ -111,7 +111,6 @@ def run_recipe(
             f"{recipe.data.path or recipe.data.source}: of {len(pictures.records)} pictures {len(pictures.train)} are "
             f"for training and {len(pictures.validation)} held out; give more pictures, or another split_seed"
         )
-    yield data_record(pictures)
     with processes.first_before_others():  # which find what it has cached
         task = build_task(recipe, pictures)
     identity = {**facts, "pictures": pictures.identity, **task.identity}
@@ -123,6 +122,7 @@ def run_recipe(
         Provenance(__version__, facts, pictures.identity, pictures.pixels_identity, steps, networks).write(folder)
         task.export(folder)
 
+    yield data_record(pictures)
     config = recipe.loop if not resume else resumed_config(recipe.loop, directory)
     weights = hold_weights(task.objective.module, config.sharded, processes)
     plan = plan_run(task.objective, config, directory, weights, compiles=compiles(recipe))
