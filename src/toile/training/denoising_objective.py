@@ -17,9 +17,7 @@ from torch.nn import functional as F
 from toile.data.captions import CaptionWriter
 from toile.data.records import Record
 from toile.diffusion.denoiser import Denoiser
-from toile.diffusion.guidance import ClassifierFreeGuidance
-from toile.diffusion.samplers import find_sampler
-from toile.diffusion.schedule import NoiseSchedule, start_latents
+from toile.diffusion.schedule import NoiseSchedule
 from toile.errors import ToileError
 from toile.models.autoencoders import Autoencoder
 from toile.models.clip import CLIPTextModel
@@ -28,6 +26,7 @@ from toile.text.tokenizer import Tokenizer
 from toile.training.draws import ShuffledOrder, example_noise, generator, seed_of, spread_places
 from toile.training.objective import Loss
 from toile.training.pictures import PictureSet
+from toile.training.sampling import sample_guided
 from toile.training.text_states import TextStates
 
 _SAMPLE_PROMPTS = 16
@@ -361,13 +360,8 @@ def sample_latents(
     """Latents (N, C, h, w) float32 that the present weights make of N captions and noise, by DDIM."""
     networks, schedule = objective.networks, objective.schedule
     states = networks.states(objective.tokenizer.batch([*captions, ""])[0])
-    sigmas, cond = schedule.sampling_sigmas(num_steps), states[:-1]
     denoiser = Denoiser(networks.unet, schedule, networks.unet.conv_in.weight.dtype)
-    denoise = ClassifierFreeGuidance(denoiser, states[-1:], guidance)
-    x = start_latents(noise, sigmas[0])
-    for step in find_sampler("ddim").function(lambda x, s: denoise(x, s, cond), x, sigmas, lambda k: noise):
-        x = step.x
-    return x
+    return sample_guided(denoiser, schedule, states, noise, num_steps, guidance, "ddim")
 
 
 def with_trigger(trigger: str, caption: str) -> str:

@@ -19,14 +19,12 @@ from torch import Tensor
 
 from toile.data.captions import CaptionWriter
 from toile.diffusion.denoiser import Denoiser
-from toile.diffusion.guidance import ClassifierFreeGuidance
-from toile.diffusion.samplers import find_sampler
-from toile.diffusion.schedule import start_latents
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
 from toile.models.classifier import PICTURE_CHANNELS, AttributeClassifier, AttributeClassifierConfig, AttributeLabels
 from toile.training.draws import ShuffledOrder, example_noise, seed_of
 from toile.training.pictures import PictureSet, balancing_repeats
+from toile.training.sampling import sample_guided
 from toile.user_folders import cache_folder
 from toile.weights.files import file_sha256, load_tensors, save_tensors
 from toile.weights.folder import find_weights, load_component
@@ -133,6 +131,7 @@ def _make(
         train = np.repeat(train, balancing_repeats(fields, config.balance))
     order = ShuffledOrder(len(train), seed_of(config.seed, "made"))
     shape = model.latent_shape(pictures.width, pictures.height)
+    denoiser = Denoiser(model.unet, model.schedule, model.dtype)
     latents: list[Tensor] = []
     opinions: dict[str, list[Tensor]] = {attribute: [] for attribute in teachers[0].attributes}
     for first in range(0, config.num, _MADE_TOGETHER):
@@ -140,23 +139,11 @@ def _make(
         captions = [writer.full(pictures.records[position]) for position in train[order.positions(numbers)]]
         noise = example_noise(config.seed, "made", numbers, shape)
         guidance = 1.0 if first // _MADE_TOGETHER % 2 else config.guidance
-        made = sample_with(model, captions, noise, config.steps, guidance)
+        states = model.encode_prompts([*captions, ""]).states
+        made = sample_guided(denoiser, model.schedule, states, noise, config.steps, guidance, "unipc")
         images = model.decode_latents(made).clamp(-1, 1).contiguous(memory_format=torch.channels_last)
         seen = [teacher(images) for teacher in teachers]
         for attribute, rows in opinions.items():
             rows.append(torch.stack([answer[attribute].softmax(1) for answer in seen]).mean(0).to(torch.float16))
         latents.append(made.to(torch.float16))
     return torch.cat(latents), {attribute: torch.cat(rows) for attribute, rows in opinions.items()}
-
-
-def sample_with(
-    model: LatentDiffusion, captions: Sequence[str], noise: Tensor, num_steps: int, guidance: float
-) -> Tensor:
-    """Latents (N, C, h, w) float32 that a model makes of N captions and noise, by UniPC."""
-    states = model.encode_prompts([*captions, ""]).states
-    denoise = ClassifierFreeGuidance(Denoiser(model.unet, model.schedule, model.dtype), states[-1:], guidance)
-    sigmas = model.schedule.sampling_sigmas(num_steps)
-    x = start_latents(noise, sigmas[0])
-    for step in find_sampler("unipc").function(lambda x, s: denoise(x, s, states[:-1]), x, sigmas, lambda k: noise):
-        x = step.x
-    return x
