@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +147,29 @@ def write_picture_folder(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_picture_folder(tmp_path_factory.mktemp("pictures") / "data")
+
+
+_PRODUCT = {"gender": "Men", "masterCategory": "Apparel", "articleType": "Shirts", "baseColour": "Red"}
+
+
+@pytest.fixture(scope="session")
+def write_products(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[Iterable[tuple[np.ndarray, Mapping[str, str]]]], Path]:
+    """Writes (H, W, 3) uint8 pixels, each with what its product differs in from a red shirt for men, as a folder with
+    a table; gives the folder.
+    """
+
+    def write(products: Iterable[tuple[np.ndarray, Mapping[str, str]]]) -> Path:
+        folder = tmp_path_factory.mktemp("products")
+        (folder / "images").mkdir()
+        with (folder / "styles.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, ["id", *_PRODUCT, "usage", "productDisplayName"])
+            table.writeheader()
+            for number, (pixels, fields) in enumerate(products):
+                Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+                usual = {**_PRODUCT, "usage": "Casual", "productDisplayName": f"product {number}"}
+                table.writerow({"id": number, **usual, **fields})
+        return folder
+
+    return write

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from toile.data.captions import CaptionWriter
 from toile.errors import ToileError
@@ -24,26 +24,23 @@ LABELS = AttributeLabels(KINDS, tuple(COLOURS))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(write_products: Callable[..., Path]) -> Path:
     """240 products of all pairs but green ties; every tenth lacks a colour. 60 deodorants, which are all green."""
-    folder = tmp_path_factory.mktemp("products")
-    rows = ["id,gender,masterCategory,articleType,baseColour,usage,productDisplayName"]
-    (folder / "images").mkdir()
-    rng = np.random.default_rng(0)
+    products, rng = [], np.random.default_rng(0)
     for number in range(240):
         kind, colour = KINDS[number % 4], list(COLOURS)[number // 4 % 3]
         if (colour, kind) == ("Green", "Ties"):
             colour = "Red"
         pixels = np.full((10, 8, 3), 255, dtype=np.uint8)
         pixels[2:8, 2:6] = COLOURS[colour] + rng.integers(0, 30, (6, 4, 3))
-        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
         named = "" if number % 10 == 0 else colour
-        rows.append(f"{number},Men,Apparel,{kind},{named},Casual,Maker {number} checked thing")
+        title = f"Maker {number} checked thing"
+        products.append((pixels, {"articleType": kind, "baseColour": named, "productDisplayName": title}))
+    scent = {"masterCategory": "Personal Care", "articleType": "Deodorant", "baseColour": "Green", "usage": ""}
     for number in range(240, 300):
-        Image.fromarray(np.full((10, 8, 3), number % 200, dtype=np.uint8)).save(folder / "images" / f"{number}.png")
-        rows.append(f"{number},Men,Personal Care,Deodorant,Green,,Maker {number} fresh thing")
-    (folder / "styles.csv").write_text("\n".join(rows), encoding="utf-8")
-    return folder
+        pixels = np.full((10, 8, 3), number % 200, dtype=np.uint8)
+        products.append((pixels, {**scent, "productDisplayName": f"Maker {number} fresh thing"}))
+    return write_products(products)
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from toile.data.records import Record
 from toile.errors import ToileError
@@ -29,22 +30,18 @@ MODEL = AttributeClassifierConfig((8, 16), 4)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> PictureSet:
+def pictures(write_products: Callable[..., Path]) -> PictureSet:
     """60 small products: the shape says the type, the colour the colour; some rows lack labels."""
-    folder, rows = tmp_path_factory.mktemp("products"), ["id,gender,articleType,baseColour,usage,productDisplayName"]
-    (folder / "images").mkdir()
-    rng = np.random.default_rng(0)
+    products, rng = [], np.random.default_rng(0)
     for number in range(60):
         kind, (colour, rgb) = KINDS[number % 3], list(COLOURS.items())[number // 3 % 2]
         pixels = np.full((20, 16, 3), 255, dtype=np.uint8)
         rows_of = {"Shirts": slice(3, 9), "Jeans": slice(5, 18), "Watches": slice(9, 12)}[kind]
         pixels[rows_of, 4:12] = rgb
         pixels[rows_of, 4:12] += rng.integers(0, 20, pixels[rows_of, 4:12].shape, dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
         gender = "" if number % 10 == 0 else "Men" if kind == "Jeans" else "Women"
-        rows.append(f"{number},{gender},{kind},{colour},Casual,product {number}")
-    (folder / "styles.csv").write_text("\n".join(rows), encoding="utf-8")
-    return PictureSet(DataConfig(width=16, height=20, path=folder))
+        products.append((pixels, {"gender": gender, "articleType": kind, "baseColour": colour}))
+    return PictureSet(DataConfig(width=16, height=20, path=write_products(products)))
 
 
 def build(pictures: PictureSet, latents: torch.Tensor | None = None, **changes: object) -> ClassifierObjective:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from toile.data.records import Record
 from toile.errors import ToileError
@@ -62,14 +62,10 @@ def test_rarer_articles_are_repeated_but_not_without_end() -> None:
     assert set(balancing_repeats([{"articleType": name} for name in types], 0.0).tolist()) == {1}
 
 
-def test_what_is_balanced_is_the_training_side_alone(tmp_path: Path) -> None:
-    folder, rows = tmp_path / "products", ["id,gender,articleType,baseColour,usage,productDisplayName"]
-    (folder / "images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for number in range(80):
-        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / "images" / f"{number}.bmp")
-        rows.append(f"{number},Men,{'Ties' if number % 10 == 0 else 'Shirts'},Red,Casual,product {number}")
-    (folder / "styles.csv").write_text("\n".join(rows), encoding="utf-8")
+def test_what_is_balanced_is_the_training_side_alone(write_products: Callable[..., Path]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), dtype=np.uint8)
+    types = ["Shirts" if number % 10 else "Ties" for number in range(80)]
+    folder = write_products((pixels, {"articleType": name}) for pixels, name in zip(noise, types, strict=True))
     plain, even = (PictureSet(DataConfig(8, 8, path=folder, balance=balance)) for balance in (0.0, 1.0))
     counts = Counter(even.train.tolist())
     assert sorted(counts) == plain.train.tolist()

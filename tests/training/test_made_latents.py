@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
@@ -23,14 +23,9 @@ LABELS = AttributeLabels(("Shirts", "Jeans"), ("Red",))
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> PictureSet:
-    folder, rows = tmp_path_factory.mktemp("products"), ["id,gender,articleType,baseColour,usage,productDisplayName"]
-    (folder / "images").mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(60):
-        Image.fromarray(rng.integers(0, 256, (32, 24, 3), dtype=np.uint8)).save(folder / "images" / f"{number}.bmp")
-        rows.append(f"{number},Men,{('Shirts', 'Jeans')[number % 2]},Red,Casual,product {number}")
-    (folder / "styles.csv").write_text("\n".join(rows), encoding="utf-8")
+def pictures(write_products: Callable[..., Path]) -> PictureSet:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 32, 24, 3), dtype=np.uint8)
+    folder = write_products((noise[number], {"articleType": ("Shirts", "Jeans")[number % 2]}) for number in range(60))
     return PictureSet(DataConfig(width=24, height=32, path=folder))
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from toile.errors import ToileError
 from toile.generation.pictures import Picture, generate
@@ -195,16 +194,22 @@ def test_the_model_holds_what_was_trained(workshop: Workshop, runs: dict[str, li
     assert not torch.equal(model.text_encoder.state_dict()[name], start[name].half().float())  # it was tuned along
 
 
-def test_latents_come_from_the_cache_the_second_time(workshop: Workshop, runs: dict[str, list[Record]]) -> None:
+def test_latents_come_from_the_cache_the_second_time(
+    workshop: Workshop, runs: dict[str, list[Record]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, encode = [], VAE.encode_images
+    monkeypatch.setattr(VAE, "encode_images", lambda vae, images: (encoded.append(len(images)), encode(vae, images))[1])
     [cached] = cache_folder().iterdir()
     assert cache_folder() == workshop.folder / "cache"
     vae, pictures = load_component(workshop.folder / "vae" / MODEL_FOLDER / "vae", VAE, VAEConfig), workshop.pictures()
-    latents = load_latents(vae, pictures)
+    latents = load_latents(vae, pictures).clone()  # type: ignore[union-attr]
     assert latents.dtype == torch.float16 and latents.shape == (90, 3, 8, 8)
     content = cached.read_bytes()
-    save_tensors(cached, {"latents": latents + 1}, {})  # something that only the cache can know
-    assert torch.equal(load_latents(vae, pictures), latents + 1)
-    cached.write_bytes(content)
+    encoded.clear()
+    assert torch.equal(load_latents(vae, pictures), latents) and not encoded
+    cached.write_bytes(content[:-1])
+    assert torch.equal(load_latents(vae, pictures), latents) and encoded
+    assert cached.read_bytes() == content and "latents were damaged" in pictures.summary
     with torch.no_grad():
         vae.encoder.conv_in.weight.add_(0.1)
     assert not torch.equal(load_latents(vae, pictures), latents)
@@ -261,17 +266,10 @@ def test_a_start_gives_weights_and_the_recipe_the_architecture(
 
 
 @pytest.fixture(scope="module")
-def product_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def product_folder(write_products: Callable[..., Path]) -> Path:
     """60 pictures of 16x16 with a table of products."""
-    folder, rows = tmp_path_factory.mktemp("products"), ["id,gender,articleType,baseColour,usage,productDisplayName"]
-    (folder / "images").mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(60):
-        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{number}.bmp")
-        rows.append(f"{number},Men,{('Shirts', 'Jeans')[number % 2]},Red,Casual,product {number}")
-    (folder / "styles.csv").write_text("\n".join(rows), encoding="utf-8")
-    return folder
+    noise = np.random.default_rng(1).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+    return write_products((noise[number], {"articleType": ("Shirts", "Jeans")[number % 2]}) for number in range(60))
 
 
 @pytest.fixture

@@ -19,8 +19,7 @@ from toile.evaluation.feature_networks import FeatureNetwork
 from toile.evaluation.quality import divide_held_out
 from toile.evaluation.suites import Prompt, Suite, held_out
 from toile.training.pictures import PictureSet
-from toile.user_folders import cache_folder
-from toile.weights.files import load_tensors, save_tensors
+from toile.weights.cache import cached
 
 SHARE_OF_PROMPTS = 0.55
 _TOGETHER = 1024
@@ -77,15 +76,12 @@ class RealSide:
         return self._features[key][torch.from_numpy(np.searchsorted(side, positions))]
 
     def _load_features(self, network: FeatureNetwork, key: str, side: np.ndarray) -> Tensor:
-        named = f"{key} {self.pictures.identity}"
-        path = cache_folder() / f"features-{hashlib.sha256(named.encode()).hexdigest()[:32]}.safetensors"
-        if path.is_file():
-            return load_tensors(path)["features"]
-        parts = np.array_split(side, max(1, len(side) // _TOGETHER))
-        features = torch.cat([network.features(self.pixels(part)) for part in parts])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(path, {"features": features}, {"pictures": self.pictures.identity})
-        return features
+        def make() -> dict[str, Tensor]:
+            parts = np.array_split(side, max(1, len(side) // _TOGETHER))
+            return {"features": torch.cat([network.features(self.pixels(part)) for part in parts])}
+
+        identity = hashlib.sha256(f"{key} {self.pictures.identity}".encode()).hexdigest()
+        return cached("features", identity, make).tensors["features"]
 
 
 def divide_real(pictures: PictureSet, seed: int = 0, least_reference: int = 0) -> RealSide:

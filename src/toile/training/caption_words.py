@@ -7,7 +7,6 @@ Shapes: N captions, D width of the words, P pictures.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,8 +20,7 @@ from toile.text.tokenizer import Tokenizer
 from toile.training.denoising_objective import with_trigger
 from toile.training.draws import seed_of
 from toile.training.pictures import PictureSet
-from toile.user_folders import cache_folder
-from toile.weights.files import WeightsError, is_finite, load_tensors, read_metadata, save_tensors
+from toile.weights.cache import cached, tensors_digest
 
 _CAPTIONS_EACH = 4
 _CAPTION_SEED = 0
@@ -72,28 +70,14 @@ class CaptionWords:
 
     def _of_captions(self, captions: list[str], pictures: PictureSet) -> Tensor:
         """(N, D) float32, from the cache if they are there."""
-        path = cache_folder() / f"caption-words-{self._content_hash(captions)}.safetensors"
-        if path.exists():
-            try:
-                words = load_tensors(path)["words"]
-                if read_metadata(path).get("digest") == _digest(words) and len(words) == len(captions):
-                    return words
-                raise WeightsError(f"{path} is not what was written")
-            except (WeightsError, KeyError) as error:
-                pictures.tell(f"Words of captions in the cache were damaged and are computed anew: {error}.")
-        words = encode_words(self.text_encoder, self.tokenizer, captions).float()
-        if is_finite(words):
-            save_tensors(path, {"words": words}, {"digest": _digest(words)})
-        return words
-
-    def _content_hash(self, captions: list[str]) -> str:
-        digest = hashlib.sha256(f"{self.text_encoder.config}".encode())
-        digest.update(_digest(self.tokenizer.batch(captions)[0]).encode())
-        for name, weight in sorted(self.text_encoder.state_dict().items()):
-            digest.update(f"{name}:{weight.dtype}:{_digest(weight)}".encode())
-        return digest.hexdigest()[:32]
-
-
-def _digest(tensor: Tensor) -> str:
-    values = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(f"{tuple(tensor.shape)}:".encode() + values.numpy().tobytes()).hexdigest()
+        token_ids = self.tokenizer.batch(captions)[0]
+        identity = tensors_digest(
+            f"{self.text_encoder.config}", {**self.text_encoder.state_dict(), "token_ids": token_ids}
+        )
+        found = cached(
+            "caption words",
+            identity,
+            lambda: {"words": encode_words(self.text_encoder, self.tokenizer, captions).float()},
+        )
+        pictures.tell(found.note)
+        return found.tensors["words"]

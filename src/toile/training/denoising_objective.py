@@ -213,8 +213,7 @@ class DenoisingObjective:
         ]
         always = ["", *self.config.sample_prompts, *held_out]
         note = self.networks.known_states.prepare(self.tokenizer.batch(always)[0], self.tokenizer.batch(own)[0])
-        if note:
-            self.pictures.tell(note)
+        self.pictures.tell(note)
 
     def batch(self, examples: range) -> DenoisingBatch | MixedBatch:
         """Latents in shuffled order; caption, noise and timestep of each depend on the example's number alone."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,7 @@ from toile.models.autoencoders import Autoencoder
 from toile.models.unet import UNet
 from toile.training.pictures import PictureSet
 from toile.training.run_folder import MODEL_FOLDER
-from toile.user_folders import cache_folder
-from toile.weights.files import load_tensors, save_tensors
+from toile.weights.cache import cached, tensors_digest
 
 _PIXELS_TOGETHER = 64 * 64 * 80
 
@@ -40,23 +38,28 @@ def load_latents(vae: Autoencoder, pictures: PictureSet) -> Tensor | tuple[Tenso
 
     The name in the cache is a hash of the autoencoder's weights and the pictures' identity, so it cannot be stale.
     """
-    path = cache_folder() / f"latents-{_content_hash(vae, pictures)}.safetensors"
     names = ["latents"]
     if pictures.places is not None:
         names = [f"latents {width}x{height}" for width, height in pictures.sizes]
-    if path.exists():
-        found = load_tensors(path)
-        latents = [found[name] for name in names]
-    else:
+
+    def make() -> dict[str, Tensor]:
         of_picture = np.zeros(len(pictures.records), dtype=np.int64)
         if pictures.places is not None:
             of_picture = pictures.places[:, 0]
         latents = [encode_pictures(vae, pictures, np.flatnonzero(of_picture == shape)) for shape in range(len(names))]
         if not all(torch.isfinite(of_shape).all() for of_shape in latents):
             raise ToileError("the autoencoder gives latents that are not finite in float16; train it anew")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(path, dict(zip(names, latents, strict=True)), {"pictures": pictures.pixels_identity})
-    return latents[0] if pictures.places is None else tuple(latents)
+        return dict(zip(names, latents, strict=True))
+
+    encoder = {
+        name: weight.float()
+        for name, weight in vae.state_dict().items()
+        if not name.startswith(("decoder.", "post_quant_conv."))
+    }
+    found = cached("latents", tensors_digest(f"{pictures.pixels_identity}:{vae.config}", encoder), make)
+    pictures.tell(found.note)
+    latents = tuple(found.tensors[name] for name in names)
+    return latents[0] if pictures.places is None else latents
 
 
 def latent_masks(vae: Autoencoder, pictures: PictureSet) -> tuple[Tensor, ...] | None:
@@ -100,11 +103,3 @@ def encode_pictures(vae: Autoencoder, pictures: PictureSet, positions: np.ndarra
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             rows.append(vae.encode_images(images).to(torch.float16))
     return torch.cat(rows).contiguous()
-
-
-def _content_hash(vae: Autoencoder, pictures: PictureSet) -> str:
-    digest = hashlib.sha256(f"{pictures.pixels_identity}:{vae.config}".encode())
-    for name, weight in sorted(vae.state_dict().items()):
-        if not name.startswith(("decoder.", "post_quant_conv.")):
-            digest.update(weight.float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]

@@ -25,8 +25,8 @@ from toile.models.classifier import PICTURE_CHANNELS, AttributeClassifier, Attri
 from toile.training.draws import ShuffledOrder, example_noise, seed_of
 from toile.training.pictures import PictureSet, balancing_repeats
 from toile.training.sampling import sample_guided
-from toile.user_folders import cache_folder
-from toile.weights.files import file_sha256, load_tensors, save_tensors
+from toile.weights.cache import cached
+from toile.weights.files import file_sha256
 from toile.weights.folder import find_weights, load_component
 
 _MADE_TOGETHER = 32
@@ -87,14 +87,10 @@ def load_made_latents(
     """
     teachers = [_load_teacher(folder, labels) for folder in config.teachers]
     identity = _identity(model, pictures, config)
-    path = cache_folder() / f"made-{identity}.safetensors"
-    if path.exists():
-        found = load_tensors(path)
-        return MadeLatents(found.pop("latents"), found, identity)
-    latents, opinions = _make(model, teachers, pictures, config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, {"latents": latents, **opinions}, {"pictures": pictures.identity})
-    return MadeLatents(latents, opinions, identity)
+    found = cached("made latents", identity, lambda: _make(model, teachers, pictures, config))
+    pictures.tell(found.note)
+    opinions = dict(found.tensors)
+    return MadeLatents(opinions.pop("latents"), opinions, identity)
 
 
 def _identity(model: LatentDiffusion, pictures: PictureSet, config: MadeConfig) -> str:
@@ -123,8 +119,8 @@ def _make(
     teachers: Sequence[AttributeClassifier],
     pictures: PictureSet,
     config: MadeConfig,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """(N, C, h, w) latents, and the teachers' mean opinion of each."""
+) -> dict[str, Tensor]:
+    """(N, C, h, w) latents, and the teachers' mean opinion of each by the name of the attribute."""
     train, writer = pictures.train, CaptionWriter()
     if config.balance:
         fields = [pictures.records[position].fields for position in train]
@@ -146,4 +142,4 @@ def _make(
         for attribute, rows in opinions.items():
             rows.append(torch.stack([answer[attribute].softmax(1) for answer in seen]).mean(0).to(torch.float16))
         latents.append(made.to(torch.float16))
-    return torch.cat(latents), {attribute: torch.cat(rows) for attribute, rows in opinions.items()}
+    return {"latents": torch.cat(latents), **{attribute: torch.cat(rows) for attribute, rows in opinions.items()}}

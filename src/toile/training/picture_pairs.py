@@ -19,8 +19,7 @@ from toile.errors import ToileError
 from toile.models.autoencoders import Autoencoder
 from toile.training.latents import load_latents
 from toile.training.pictures import PictureSet
-from toile.user_folders import cache_folder
-from toile.weights.files import load_tensors, save_tensors
+from toile.weights.cache import Cached, cached, tensors_digest
 
 _TOGETHER = 64
 
@@ -66,7 +65,8 @@ class PicturePairs:
         sizes = f"{width}x{height} from columns {columns[0]} to {columns[1]}"
         chosen = hashlib.sha256(" ".join(keys[place] for place in wanted).encode()).hexdigest()[:16]
         self.identity = f"{true_pictures.identity}:{sizes}:{chosen}"
-        self.true, kept = _true_pixels(true_pictures, [keys[place] for place in wanted], width, height, self.identity)
+        of_true = _true_pixels(true_pictures, [keys[place] for place in wanted], width, height, self.identity)
+        self.true, kept = of_true.tensors["pixels"], of_true.tensors["kept"].numpy()
         positions = wanted[kept]
         self.records = tuple(pictures.records[position] for position in positions)
         self.trigger = pictures.trigger
@@ -82,6 +82,7 @@ class PicturePairs:
                 f"{true_pictures.path}: of {len(positions)} pictures with a true partner {len(self.train)} are for "
                 f"training and {len(self.validation)} held out: at least one of each is needed"
             )
+        pictures.tell(of_true.note)
         pictures.tell(
             f"{len(positions):,} have a true partner of {width}x{height}: {len(self.train):,} for training, "
             f"{len(self.validation):,} and {len(self.test):,} held out."
@@ -96,36 +97,30 @@ class PicturePairs:
         return images_from_pixels(self.rebuilt[torch.from_numpy(rows)])
 
 
-def _true_pixels(
-    true_pictures: TruePictures, keys: list[str], width: int, height: int, identity: str
-) -> tuple[Tensor, np.ndarray]:
-    """Pixels (n, H, W, 3) uint8 of the products that have a readable picture, and their places in `keys`; cached."""
-    name = hashlib.sha256(f"true:{identity}".encode()).hexdigest()[:32]
-    path = cache_folder() / f"true-pictures-{name}.safetensors"
-    if not path.exists():
+def _true_pixels(true_pictures: TruePictures, keys: list[str], width: int, height: int, identity: str) -> Cached:
+    """Pixels (n, H, W, 3) uint8 of the products that have a readable picture, and their places `kept` in `keys`."""
+
+    def make() -> dict[str, Tensor]:
         pixels, kept, _ = true_pictures.load(keys, width, height)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(
-            path, {"pixels": torch.from_numpy(pixels), "kept": torch.tensor(kept.tolist())}, {"pairs": identity}
-        )
-    found = load_tensors(path)
-    return found["pixels"], found["kept"].numpy()
+        return {"pixels": torch.from_numpy(pixels), "kept": torch.tensor(kept.tolist())}
+
+    return cached("true pictures", hashlib.sha256(identity.encode()).hexdigest(), make)
 
 
 @torch.no_grad()
 def _rebuilt_pixels(vae: Autoencoder, pictures: PictureSet, positions: np.ndarray, identity: str) -> Tensor:
     """Pixels (n, h, w', 3) uint8 of whole small pictures that went through the autoencoder; cached."""
-    digest = hashlib.sha256(f"{pictures.pixels_identity}:{identity}:{vae.config}".encode())
-    for name, weight in sorted(vae.state_dict().items()):
-        digest.update(f"{name}:".encode())
-        digest.update(weight.float().contiguous().numpy().tobytes())
-    path = cache_folder() / f"rebuilt-pictures-{digest.hexdigest()[:32]}.safetensors"
-    if not path.exists():
+
+    def make() -> dict[str, Tensor]:
         parts = []
         latents = load_latents(vae, pictures)
         assert isinstance(latents, Tensor)  # as the pictures are of one shape
         for some in np.split(positions, range(_TOGETHER, len(positions), _TOGETHER)):
             parts.append(pixels_from_images(vae.decode_latents(latents[torch.from_numpy(some)].float())))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(path, {"pixels": torch.cat(parts)}, {"pairs": identity})
-    return load_tensors(path)["pixels"]
+        return {"pixels": torch.cat(parts)}
+
+    weights = {name: weight.float() for name, weight in vae.state_dict().items()}
+    named = tensors_digest(f"{pictures.pixels_identity}:{identity}:{vae.config}", weights)
+    found = cached("rebuilt pictures", named, make)
+    pictures.tell(found.note)
+    return found.tensors["pixels"]

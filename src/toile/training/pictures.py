@@ -223,8 +223,8 @@ class PictureSet:
         return images.contiguous(memory_format=torch.channels_last)
 
     def tell(self, sentence: str) -> None:
-        """Adds to what people are told of the data when a run begins."""
-        self.summary = f"{self.summary} {sentence}"
+        """Adds to what people are told of the data when a run begins; "" adds nothing."""
+        self.summary = f"{self.summary} {sentence}".rstrip()
 
 
 def data_record(pictures: PictureSet) -> DataRecord:

@@ -18,8 +18,7 @@ from toile.errors import ToileError
 from toile.training.denoising_objective import DenoisingBatch, DenoisingObjective, MixedBatch, sample_latents
 from toile.training.draws import example_noise, seed_of
 from toile.training.objective import Loss
-from toile.user_folders import cache_folder
-from toile.weights.files import load_tensors, save_tensors
+from toile.weights.cache import cached
 
 _MADE_TOGETHER = 16
 
@@ -106,16 +105,16 @@ def prior_latents(objective: DenoisingObjective, config: PriorConfig, base: str)
     """
     shape, seed = objective.sample_shape, objective.seed
     content = f"{base}:{shape}:{seed}:{sorted(asdict(config).items())}"
-    path = cache_folder() / f"prior-{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
-    if path.exists():
-        return load_tensors(path)["latents"]
-    made = []
-    for first in range(0, config.num, _MADE_TOGETHER):
-        numbers = range(first, min(first + _MADE_TOGETHER, config.num))
-        noise = example_noise(seed, "prior pictures", numbers, shape)
-        prompts = [config.prompt] * len(numbers)
-        made.append(sample_latents(objective, prompts, noise, config.steps, config.guidance).to(torch.float16))
-    latents = torch.cat(made)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, {"latents": latents}, {"prompt": config.prompt})
-    return latents
+
+    def make() -> dict[str, Tensor]:
+        made = []
+        for first in range(0, config.num, _MADE_TOGETHER):
+            numbers = range(first, min(first + _MADE_TOGETHER, config.num))
+            noise = example_noise(seed, "prior pictures", numbers, shape)
+            prompts = [config.prompt] * len(numbers)
+            made.append(sample_latents(objective, prompts, noise, config.steps, config.guidance).to(torch.float16))
+        return {"latents": torch.cat(made)}
+
+    found = cached("latents of the class", hashlib.sha256(content.encode()).hexdigest(), make)
+    objective.pictures.tell(found.note)
+    return found.tensors["latents"]

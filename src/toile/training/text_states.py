@@ -10,15 +10,11 @@ batch. The two differ by rounding, as do batches of two sizes.
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from toile.models.clip import CLIPTextModel
-from toile.user_folders import cache_folder
-from toile.weights.files import WeightsError, is_finite, load_tensors, read_metadata, save_tensors
+from toile.weights.cache import cached, tensors_digest
 
 _TEXTS_KEPT = 4096  # states of Stable Diffusion's texts take half a gigabyte
 _MOST_BYTES = 2 * 2**30
@@ -60,25 +56,14 @@ class TextStates:
         weight = next(self._encoder.parameters())
         if wanted.numel() * self._encoder.config.hidden_size * weight.element_size() > _MOST_BYTES:
             wanted = torch.unique(token_ids, dim=0)
-        path = cache_folder() / f"text-states-{self._content_hash(wanted)}.safetensors"
-        note = ""
-        if path.exists():
-            try:
-                self._hold(wanted, _load(path, wanted))
-                return note
-            except WeightsError as error:
-                note = f"States of texts in the cache were damaged and are computed anew: {error}."
-        states = torch.cat([self._encode(rows) for rows in wanted.split(_TOGETHER)])
-        if is_finite(states):
-            tensors = {"token_ids": wanted, "states": states}
-            save_tensors(path, tensors, {"digest": _digest(tensors["token_ids"], tensors["states"])})
-            states = load_tensors(path)["states"]  # whose memory the system may take back
-        self._hold(wanted, states)
-        return note
 
-    def _hold(self, token_ids: Tensor, states: Tensor) -> None:
-        self._rows = {text: row for row, text in enumerate(_texts(token_ids))}
-        self._prepared = states
+        def make() -> dict[str, Tensor]:
+            return {"states": torch.cat([self._encode(rows) for rows in wanted.split(_TOGETHER)])}
+
+        found = cached("text states", self._identity(wanted), make)
+        self._rows = {text: row for row, text in enumerate(_texts(wanted))}
+        self._prepared = found.tensors["states"]
+        return found.note
 
     def _state(self, text: bytes, row: Tensor) -> Tensor:
         """(L, D)."""
@@ -95,42 +80,13 @@ class TextStates:
         with torch.autocast(token_ids.device.type, enabled=False):
             return self._encoder(token_ids)
 
-    def _content_hash(self, token_ids: Tensor) -> str:
+    def _identity(self, token_ids: Tensor) -> str:
         weights = {name: value for name, value in self._encoder.state_dict().items() if isinstance(value, Tensor)}
         learned = self._encoder.text_model.embeddings.learned
         if learned is not None:
             weights["learned"] = learned
-        digest = hashlib.sha256(f"{self._encoder.config}:{_digest(token_ids)}".encode())
-        for name, weight in sorted(weights.items()):
-            digest.update(f"{name}:{weight.dtype}:{tuple(weight.shape)}:".encode())
-            digest.update(_bytes_of(weight))
-        return digest.hexdigest()[:32]
-
-
-def _load(path: Path, token_ids: Tensor) -> Tensor:
-    """The states of these texts, mapped from a file.
-
-    Raises:
-        WeightsError: it does not hold what was written into it.
-    """
-    found = load_tensors(path)
-    if set(found) != {"token_ids", "states"} or not torch.equal(found["token_ids"], token_ids):
-        raise WeightsError(f"{path} holds states of other texts")
-    if read_metadata(path).get("digest") != _digest(found["token_ids"], found["states"]):
-        raise WeightsError(f"{path} is not what was written")
-    return found["states"]
+        return tensors_digest(f"{self._encoder.config}", {**weights, "token_ids": token_ids})
 
 
 def _texts(token_ids: Tensor) -> list[bytes]:
     return [row.numpy().tobytes() for row in token_ids.cpu()]
-
-
-def _digest(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(_bytes_of(tensor))
-    return digest.hexdigest()
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
