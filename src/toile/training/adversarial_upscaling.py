@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from toile.diffusion.upscaling import images_of_squares
 from toile.models.patch_discriminator import PatchDiscriminator
 from toile.models.unet import UNet
+from toile.training.known_text_states import KnownTextStates
 from toile.training.objective import Loss
 from toile.training.spectral_distance import pattern_distance, spectral_distance
-from toile.training.text_states import TextStates
 from toile.training.upscaling_examples import UpscalingBatch, UpscalingExamples, WholePictures
 from toile.training.upscaling_objective import AdversaryConfig, UpscalingObjective, UpscalingObjectiveConfig
 from toile.upscaler import Upscaler
@@ -53,7 +53,7 @@ class AdversarialUpscalingObjective(UpscalingObjective):
     """
 
     def __init__(
-        self, upscaler: Upscaler, states: TextStates, examples: UpscalingExamples, config: UpscalingObjectiveConfig
+        self, upscaler: Upscaler, states: KnownTextStates, examples: UpscalingExamples, config: UpscalingObjectiveConfig
     ) -> None:
         super().__init__(upscaler, states, examples, config)
         assert config.adversary is not None

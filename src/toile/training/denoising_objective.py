@@ -24,10 +24,10 @@ from toile.models.clip import CLIPTextModel
 from toile.models.unet import UNet
 from toile.text.tokenizer import Tokenizer
 from toile.training.draws import ShuffledOrder, example_noise, generator, seed_of, spread_places
+from toile.training.known_text_states import KnownTextStates
 from toile.training.objective import Loss
 from toile.training.pictures import PictureSet
 from toile.training.sampling import sample_guided
-from toile.training.text_states import TextStates
 
 _SAMPLE_PROMPTS = 16
 _FEWEST_HELD_OUT = 64
@@ -111,7 +111,7 @@ class TextConditionedUNet(nn.Module):
     def __init__(self, unet: UNet, text_encoder: CLIPTextModel) -> None:
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
-        self.known_states = TextStates(text_encoder)
+        self.known_states = KnownTextStates(text_encoder)
 
     @property
     def learns_texts(self) -> bool:

@@ -17,9 +17,9 @@ from toile.diffusion.upscaling import UpscalingNetwork, enlarge_smoothly, square
 from toile.errors import ToileError
 from toile.models.patch_discriminator import PatchDiscriminatorConfig
 from toile.models.unet import UNet
+from toile.training.known_text_states import KnownTextStates
 from toile.training.objective import Loss
 from toile.training.spectral_distance import spectral_distance
-from toile.training.text_states import TextStates
 from toile.training.upscaling_examples import UpscalingBatch, UpscalingExamples, WholePictures
 from toile.upscaler import Upscaler
 
@@ -100,7 +100,7 @@ class UpscalingObjective:
     """
 
     def __init__(
-        self, upscaler: Upscaler, states: TextStates, examples: UpscalingExamples, config: UpscalingObjectiveConfig
+        self, upscaler: Upscaler, states: KnownTextStates, examples: UpscalingExamples, config: UpscalingObjectiveConfig
     ) -> None:
         upscaler.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.upscaler, self.states, self.examples, self.config = upscaler, states, examples, config

@@ -14,10 +14,10 @@ from toile.model_folder import UPSCALER_FOLDER, find_model, load_autoencoder
 from toile.models.unet import UNet, UNetConfig
 from toile.one_shot import load_words
 from toile.training.adversarial_upscaling import AdversarialUpscalingObjective
+from toile.training.known_text_states import KnownTextStates
 from toile.training.picture_pairs import PicturePairs
 from toile.training.pictures import PictureSet
 from toile.training.recipes import UpscalingRecipe
-from toile.training.text_states import TextStates
 from toile.training.upscaling_examples import UpscalingExamples
 from toile.training.upscaling_objective import UpscalingObjective
 from toile.upscaler import Upscaler, is_upscaler
@@ -87,7 +87,7 @@ class UpscalingTask:
         )
         upscaler = Upscaler(unet, upscaler.schedule, examples.config)
         kind = UpscalingObjective if recipe.objective.adversary is None else AdversarialUpscalingObjective
-        self.objective = kind(upscaler, TextStates(text_encoder), examples, recipe.objective)
+        self.objective = kind(upscaler, KnownTextStates(text_encoder), examples, recipe.objective)
 
     def export(self, folder: Path) -> None:
         """Writes the present weights of the U-Net with what using them needs."""

@@ -21,7 +21,7 @@ _MOST_BYTES = 2 * 2**30
 _TOGETHER = 64
 
 
-class TextStates:
+class KnownTextStates:
     """What a text encoder makes of texts, in the precision of its weights whatever autocast says.
 
     Args:

@@ -15,13 +15,13 @@ from toile.latent_diffusion import LatentDiffusion
 from toile.models.clip import CLIPTextModel
 from toile.models.learned_words import with_words
 from toile.models.unet import UNet
-from toile.training import text_states
+from toile.training import known_text_states
 from toile.training.denoising_objective import DenoisingObjective, TextConditionedUNet, compile_networks
+from toile.training.known_text_states import KnownTextStates
 from toile.training.recipes import load_recipe
 from toile.training.records import DataRecord, Record, StepRecord, ValidationRecord
 from toile.training.run import run_recipe
 from toile.training.run_folder import MODEL_FOLDER
-from toile.training.text_states import TextStates
 from toile.user_folders import CACHE_VARIABLE, cache_folder
 from toile.weights.files import load_tensors
 
@@ -94,11 +94,11 @@ def test_prepared_states_are_those_of_one_batch(encoder: CLIPTextModel, ids: Ten
     rows = torch.unique(ids, dim=0)
     with torch.no_grad():  # as it is computed
         direct = encoder(rows)
-    states = TextStates(encoder)
+    states = KnownTextStates(encoder)
     assert states.prepare(ids.flip(0), ids[:3]) == ""
     del passes[:]
     assert torch.equal(states(rows), direct) and torch.equal(states(rows[[3, 1]]), direct[[3, 1]])
-    again = TextStates(encoder)
+    again = KnownTextStates(encoder)
     assert again.prepare(ids, NONE) == "" and torch.equal(again(rows), direct)
     assert not passes and len(files()) == 1
 
@@ -113,13 +113,13 @@ def test_other_weights_precision_words_or_texts_have_a_file_of_their_own(encoder
             (copy.deepcopy(encoder).bfloat16(), ids),
         )
     ):
-        states = TextStates(network)
+        states = KnownTextStates(network)
         states.prepare(texts, NONE)
         assert states(texts).dtype == next(network.parameters()).dtype
         assert len(files()) == number + 1
     with torch.no_grad():
         encoder.text_model.final_layer_norm.bias.add_(1.0)
-    TextStates(encoder).prepare(ids, NONE)
+    KnownTextStates(encoder).prepare(ids, NONE)
     assert len(files()) == 6
 
 
@@ -130,11 +130,11 @@ def spoil_byte(path: Path) -> None:
 
 
 def test_a_damaged_file_is_made_anew_and_that_is_said_once(encoder: CLIPTextModel, ids: Tensor) -> None:
-    first = TextStates(encoder)
+    first = KnownTextStates(encoder)
     first.prepare(ids, NONE)
     expected, [path] = first(ids).clone(), files()
     spoil_byte(path)
-    second, third = TextStates(encoder), TextStates(encoder)
+    second, third = KnownTextStates(encoder), KnownTextStates(encoder)
     assert "text states were damaged" in second.prepare(ids, NONE)
     assert torch.equal(second(ids), expected)
     assert third.prepare(ids, NONE) == "" and torch.equal(third(ids), expected)
@@ -143,21 +143,21 @@ def test_a_damaged_file_is_made_anew_and_that_is_said_once(encoder: CLIPTextMode
 def test_texts_seen_first_in_training_have_one_state_whoever_is_in_their_batch(
     encoder: CLIPTextModel, ids: Tensor, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together, alone = TextStates(encoder), TextStates(encoder)
+    together, alone = KnownTextStates(encoder), KnownTextStates(encoder)
     expected = torch.cat([alone(row[None]) for row in ids])
     del passes[:]
     assert torch.equal(together(ids), expected) and passes == [1] * len(ids)
     assert torch.equal(together(ids.flip(0)), expected.flip(0)) and len(passes) == len(ids)
     torch.testing.assert_close(expected, encoder(ids))
-    monkeypatch.setattr(text_states, "_TEXTS_KEPT", 2)
-    few = TextStates(encoder)
+    monkeypatch.setattr(known_text_states, "_TEXTS_KEPT", 2)
+    few = KnownTextStates(encoder)
     for some in (ids, ids[[0, 1]], ids[[1, 0, 4]]):  # more than are kept, and some that are
         assert torch.equal(few(some), torch.cat([alone(row[None]) for row in some]))
     assert not files()
 
 
 def test_autocast_does_not_change_them(encoder: CLIPTextModel, ids: Tensor) -> None:
-    plain, casting = TextStates(encoder), TextStates(encoder)
+    plain, casting = KnownTextStates(encoder), KnownTextStates(encoder)
     with torch.autocast("cpu", torch.bfloat16):
         found = casting(ids)
     assert found.dtype == torch.float32 and torch.equal(found, plain(ids))
@@ -166,9 +166,9 @@ def test_autocast_does_not_change_them(encoder: CLIPTextModel, ids: Tensor) -> N
 def test_too_many_texts_are_left_to_be_seen(
     encoder: CLIPTextModel, ids: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_states, "_MOST_BYTES", 4 * 16 * 16 * 4)  # four texts
-    TextStates(encoder).prepare(ids[:2], ids[2:4])
-    TextStates(encoder).prepare(ids[:2], ids[2:])
+    monkeypatch.setattr(known_text_states, "_MOST_BYTES", 4 * 16 * 16 * 4)  # four texts
+    KnownTextStates(encoder).prepare(ids[:2], ids[2:4])
+    KnownTextStates(encoder).prepare(ids[:2], ids[2:])
     assert sorted(len(load_tensors(path)["states"]) for path in files()) == [2, 4]
 
 
