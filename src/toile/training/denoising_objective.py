@@ -123,8 +123,11 @@ class TextConditionedUNet(nn.Module):
         return self.unet(self.like_weights(x_in), timesteps, self.states(token_ids))
 
     def states(self, token_ids: Tensor) -> Tensor:
-        """(B, L) -> text states (B, L, D)."""
-        return self.text_encoder(token_ids) if self.learns_texts else self.known_states(token_ids)
+        """(B, L) on any device -> text states (B, L, D) on that of the U-Net."""
+        device = self.unet.conv_in.weight.device
+        if self.learns_texts:
+            return self.text_encoder(token_ids.to(device))
+        return self.known_states(token_ids).to(device)
 
     def like_weights(self, x_in: Tensor) -> Tensor:
         """In the precision of the U-Net's weights."""
@@ -244,7 +247,7 @@ class DenoisingObjective:
         network = self._compiled if self.module.training else self.networks
         x_in = x_in.contiguous(memory_format=torch.channels_last)
         # Autocast is for weights of single precision; others are used as they are.
-        with nullcontext() if self._is_single else torch.autocast("cpu", enabled=False):
+        with nullcontext() if self._is_single else torch.autocast(x_in.device.type, enabled=False):
             prediction = network(x_in, batch.timesteps, batch.token_ids)
         errors = self._errors(prediction.float(), target)
         if isinstance(batch, MaskedBatch):
@@ -360,7 +363,7 @@ def sample_latents(
     networks, schedule = objective.networks, objective.schedule
     states = networks.states(objective.tokenizer.batch([*captions, ""])[0])
     denoiser = Denoiser(networks.unet, schedule, networks.unet.conv_in.weight.dtype)
-    return sample_guided(denoiser, schedule, states, noise, num_steps, guidance, "ddim")
+    return sample_guided(denoiser, schedule, states, noise.to(states.device), num_steps, guidance, "ddim")
 
 
 def with_trigger(trigger: str, caption: str) -> str:

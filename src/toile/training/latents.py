@@ -15,6 +15,7 @@ from toile.model_folder import find_model
 from toile.models.autoencoders import Autoencoder
 from toile.models.unet import UNet
 from toile.training.pictures import PictureSet
+from toile.training.placing import device_of
 from toile.training.run_folder import MODEL_FOLDER
 from toile.weights.cache import cached, tensors_digest
 
@@ -93,13 +94,14 @@ def check_buckets(vae: Autoencoder, unet: UNet, pictures: PictureSet) -> None:
 
 @torch.no_grad()
 def encode_pictures(vae: Autoencoder, pictures: PictureSet, positions: np.ndarray) -> Tensor:
-    """Scaled latents (len(positions), C, h, w) float16 of pictures of one shape."""
+    """Scaled latents (len(positions), C, h, w) float16, on the CPU, of pictures of one shape."""
     height, width = pictures.images(positions[:1]).shape[2:]
     batch_size = min(64, max(1, _PIXELS_TOGETHER // (height * width)))
-    dtype = choose_dtype("auto", torch.device("cpu"))
+    device = device_of(vae)
+    dtype = choose_dtype("auto", device)
     rows = []
     for first in range(0, len(positions), batch_size):
-        images = pictures.images(positions[first : first + batch_size])
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            rows.append(vae.encode_images(images).to(torch.float16))
+        images = pictures.images(positions[first : first + batch_size]).to(device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            rows.append(vae.encode_images(images).to("cpu", torch.float16))
     return torch.cat(rows).contiguous()
