@@ -21,7 +21,7 @@ import torch
 from toile.errors import ToileError, WorkFailedError
 from toile.training.ema import PowerEMA
 from toile.training.objective import Batch, Objective
-from toile.training.placing import brought_to, device_of
+from toile.training.placing import autocast, brought_to, device_of
 from toile.training.processes import Processes
 from toile.training.records import (
     PLUS_MINUS,
@@ -254,13 +254,6 @@ def _update(objective: Objective[Batch], config: LoopConfig, state: TrainingStat
             average.update(weights, state.step - state.skipped_steps)
     seconds = time.monotonic() - started
     return StepRecord(state.step, total, parts, rate, norm, config.batch_size / seconds, skipped)
-
-
-def autocast(precision: str, device: torch.device, *, keeps_casts: bool = True) -> AbstractContextManager[object]:
-    """Autocast to bfloat16, or nothing; with casts of weights kept as long as it is open, or made anew."""
-    if precision != "bf16":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16, cache_enabled=keeps_casts)
 
 
 def _weights_of(who: str, state: TrainingState) -> AbstractContextManager[bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from itertools import chain
 from typing import Any, TypeVar, cast
@@ -37,6 +38,13 @@ def frozen_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision != "bf16":
         return torch.float32
     return choose_dtype("auto", device) if device.type == "cpu" else torch.bfloat16
+
+
+def autocast(precision: str, device: torch.device, *, keeps_casts: bool = True) -> AbstractContextManager[object]:
+    """Autocast to bfloat16, or nothing; with casts of weights kept as long as it is open, or made anew."""
+    if precision != "bf16":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=keeps_casts)
 
 
 def brought_to(device: torch.device, value: Value) -> Value:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from toile.device import available_bytes, give_back_freed_memory, peak_memory, reset_peak_memory, wait_for
 from toile.errors import ToileError
-from toile.training.loop import ALONE, AUTO, LoopConfig, autocast
+from toile.training.loop import ALONE, AUTO, LoopConfig
 from toile.training.objective import Batch, Objective
-from toile.training.placing import brought_to, device_of
+from toile.training.placing import autocast, brought_to, device_of
 from toile.training.records import PlanRecord
 from toile.training.sharding import WholeWeights
 
