@@ -168,7 +168,7 @@ def peak_memory(device: torch.device = _CPU) -> int | None:
     not told.
     """
     if device.type != "cpu":
-        return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
+        return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
