@@ -148,7 +148,8 @@ def _advise(start: int, num_bytes: int, advice: int) -> None:
 def available_bytes(device: torch.device) -> int | None:
     """Memory that can be had on a device now; None where the system does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, for what comes
+        return torch.cuda.mem_get_info(device)[0] + kept
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     known = [amount for amount in (_available_in_system(), _available_in_container()) if amount is not None]

@@ -38,7 +38,7 @@ def train(
     resume: bool = False,
     accept_changes: bool = False,
     minutes: float | None = None,
-    device: str = "auto",
+    device: str = "cpu",
     out: Path | None = None,
 ) -> int:
     """Train what a recipe describes. Log, curves, samples, state and the finished model go to the run's folder.
@@ -51,7 +51,7 @@ def train(
         resume: go on from the latest saved state in the folder.
         accept_changes: resume although the recipe or the data changed.
         minutes: stop after this time, resumable.
-        device: auto, cpu, cuda, cuda:N or mps; of several processes, auto is cpu.
+        device: cpu, cuda, cuda:N, mps, or auto for the first there is of cuda, mps, cpu.
         out: the run's folder; by default runs/ and the recipe's name.
     """
     if minutes is not None and not minutes > 0:
@@ -83,7 +83,7 @@ def _follow(
 ) -> str:
     """Follows the records until the run ends or is stopped; returns why it ended."""
     from toile.cli.progress import ProgressDisplay
-    from toile.training.placing import choose_training_device
+    from toile.device import choose_device
     from toile.training.records import EndRecord, SampleRecord, StepRecord
     from toile.training.run import run_recipe
     from toile.training.run_folder import describe
@@ -95,7 +95,7 @@ def _follow(
         accept_changes=accept_changes,
         minutes=minutes,
         should_stop=lambda: stop.signal is not None,
-        device=choose_training_device(device),
+        device=choose_device(device),
     )
     shows = is_first_process()
     with ProgressDisplay("train") if shows else nullcontext() as display:

@@ -27,6 +27,7 @@ from toile.training.draws import ShuffledOrder, example_noise, generator, seed_o
 from toile.training.known_text_states import KnownTextStates
 from toile.training.objective import Loss
 from toile.training.pictures import PictureSet
+from toile.training.placing import device_of
 from toile.training.sampling import sample_guided
 
 _SAMPLE_PROMPTS = 16
@@ -124,7 +125,7 @@ class TextConditionedUNet(nn.Module):
 
     def states(self, token_ids: Tensor) -> Tensor:
         """(B, L) on any device -> text states (B, L, D) on that of the U-Net."""
-        device = self.unet.conv_in.weight.device
+        device = device_of(self.unet)
         if self.learns_texts:
             return self.text_encoder(token_ids.to(device))
         return self.known_states(token_ids).to(device)
@@ -190,6 +191,7 @@ class DenoisingObjective:
         self.num_validation = min(num_validation, max(len(pictures.validation), _FEWEST_HELD_OUT))
         self._writer = CaptionWriter()
         self._order = ShuffledOrder(len(pictures.train), seed)
+        self._snr = schedule.snr(torch.arange(schedule.config.num_train_timesteps)).float()
         self._is_single = networks.unet.conv_in.weight.dtype == torch.float32
         self._compiled = compile_networks(networks) if config.compile else self.networks
 
@@ -267,7 +269,7 @@ class DenoisingObjective:
         """
         if self.config.min_snr is None:
             return 1.0
-        snr = self.schedule.snr(timesteps).float()
+        snr = self._snr.to(timesteps.device)[timesteps]
         of_prediction = snr + 1 if self.schedule.config.prediction_type == "v_prediction" else snr
         return snr.clamp(max=self.config.min_snr) / of_prediction.clamp_min(torch.finfo(snr.dtype).tiny)
 

@@ -37,8 +37,8 @@ class KnownTextStates:
 
     def __call__(self, token_ids: Tensor) -> Tensor:
         """(B, L) int64 -> (B, L, D) on the CPU; those not prepared are computed, and kept for the next time."""
-        found = [self._state(text, row) for text, row in zip(_texts(token_ids), token_ids.cpu(), strict=True)]
-        return torch.stack(found)
+        token_ids = token_ids.cpu()
+        return torch.stack([self._state(text, row) for text, row in zip(_texts(token_ids), token_ids, strict=True)])
 
     def prepare(self, token_ids: Tensor, more: Tensor) -> str:
         """Reads the states of texts from the cache; if they are not there, computes and stores them.
@@ -88,8 +88,9 @@ class KnownTextStates:
         learned = self._encoder.text_model.embeddings.learned
         if learned is not None:
             weights["learned"] = learned
-        return tensors_digest(f"{self._encoder.config}", {**weights, "token_ids": token_ids})
+        where = device_of(self._encoder).type  # whose kernels round as they do
+        return tensors_digest(f"{self._encoder.config}:{where}", {**weights, "token_ids": token_ids})
 
 
 def _texts(token_ids: Tensor) -> list[bytes]:
-    return [row.numpy().tobytes() for row in token_ids.cpu()]
+    return [row.numpy().tobytes() for row in token_ids]

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from toile.device import choose_dtype
 from toile.errors import ToileError
 from toile.model_folder import find_model
 from toile.models.autoencoders import Autoencoder
 from toile.models.unet import UNet
 from toile.training.pictures import PictureSet
-from toile.training.placing import device_of
+from toile.training.placing import device_of, frozen_dtype
 from toile.training.run_folder import MODEL_FOLDER
 from toile.weights.cache import cached, tensors_digest
 
@@ -37,7 +36,8 @@ def load_latents(vae: Autoencoder, pictures: PictureSet) -> Tensor | tuple[Tenso
 
     Of pictures in buckets one such tensor for each of their shapes, in the order of `pictures.sizes`.
 
-    The name in the cache is a hash of the autoencoder's weights and the pictures' identity, so it cannot be stale.
+    The name in the cache is a hash of the autoencoder's weights, the pictures' identity and how it computes, so it
+    cannot be stale.
     """
     names = ["latents"]
     if pictures.places is not None:
@@ -57,7 +57,9 @@ def load_latents(vae: Autoencoder, pictures: PictureSet) -> Tensor | tuple[Tenso
         for name, weight in vae.state_dict().items()
         if not name.startswith(("decoder.", "post_quant_conv."))
     }
-    found = cached("latents", tensors_digest(f"{pictures.pixels_identity}:{vae.config}", encoder), make)
+    device = device_of(vae)
+    named = f"{pictures.pixels_identity}:{vae.config}:{device.type}:{frozen_dtype('bf16', device)}"
+    found = cached("latents", tensors_digest(named, encoder), make)
     pictures.tell(found.note)
     latents = tuple(found.tensors[name] for name in names)
     return latents[0] if pictures.places is None else latents
@@ -98,7 +100,7 @@ def encode_pictures(vae: Autoencoder, pictures: PictureSet, positions: np.ndarra
     height, width = pictures.images(positions[:1]).shape[2:]
     batch_size = min(64, max(1, _PIXELS_TOGETHER // (height * width)))
     device = device_of(vae)
-    dtype = choose_dtype("auto", device)
+    dtype = frozen_dtype("bf16", device)
     rows = []
     for first in range(0, len(positions), batch_size):
         images = pictures.images(positions[first : first + batch_size]).to(device)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from toile.data.captions import CaptionWriter
+from toile.device import dtype_name
 from toile.diffusion.denoiser import Denoiser
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
@@ -87,7 +88,8 @@ def load_made_latents(
     """
     teachers = [_load_teacher(folder, labels).to(model.device) for folder in config.teachers]
     identity = _identity(model, pictures, config)
-    found = cached("made latents", identity, lambda: _make(model, teachers, pictures, config))
+    where = f"{identity}-{model.device.type}-{dtype_name(model.dtype)}"
+    found = cached("made latents", where, lambda: _make(model, teachers, pictures, config))
     pictures.tell(found.note)
     opinions = dict(found.tensors)
     return MadeLatents(opinions.pop("latents"), opinions, identity)

@@ -122,7 +122,7 @@ def _rebuilt_pixels(vae: Autoencoder, pictures: PictureSet, positions: np.ndarra
         return {"pixels": torch.cat(parts)}
 
     weights = {name: weight.float() for name, weight in vae.state_dict().items()}
-    named = tensors_digest(f"{pictures.pixels_identity}:{identity}:{vae.config}", weights)
+    named = tensors_digest(f"{pictures.pixels_identity}:{identity}:{vae.config}:{device_of(vae).type}", weights)
     found = cached("rebuilt pictures", named, make)
     pictures.tell(found.note)
     return found.tensors["pixels"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
@@ -12,21 +11,14 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from toile.device import choose_device, choose_dtype
+from toile.device import choose_dtype
 
 CPU = torch.device("cpu")
 Value = TypeVar("Value")
 
 
-def choose_training_device(name: str = "auto") -> torch.device:
-    """The device of a name, see `choose_device`; of several processes, which train on CPUs, "auto" is the CPU."""
-    if name == "auto" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return CPU
-    return choose_device(name)
-
-
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's weights lie, all on one device, or its buffers where it has no weights."""
+    """Where the first of a module's weights lies, and so all, as modules here lie on one device; else its buffers."""
     return next(chain(module.parameters(), module.buffers())).device
 
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from toile.device import available_bytes, give_back_freed_memory, peak_memory, reset_peak_memory, wait_for
 from toile.errors import ToileError
 from toile.training.loop import ALONE, AUTO, LoopConfig
@@ -89,11 +91,17 @@ def _trial(objective: Objective[Batch], config: LoopConfig, weights: WholeWeight
     reset_peak_memory(device)
     started = time.monotonic()
     batch = brought_to(device, objective.batch(range(size)))
-    with autocast(config.precision, device, keeps_casts=not weights.is_sharded):
-        loss = weights.loss(partial(objective.loss, batch, 0))
-    weights.send_back(loss.total)
+    try:
+        with autocast(config.precision, device, keeps_casts=not weights.is_sharded):
+            loss = weights.loss(partial(objective.loss, batch, 0))
+        weights.send_back(loss.total)
+        wait_for(device)
+    except torch.OutOfMemoryError as error:
+        raise ToileError(
+            f"{size} examples at once do not fit into the memory of {device}: give loop.micro_batch_size a smaller "
+            "number, or train less or smaller pictures"
+        ) from error
     weights.forget_gradients()
-    wait_for(device)
     return time.monotonic() - started, peak_memory(device) or 0
 
 

@@ -104,7 +104,8 @@ def prior_latents(objective: DenoisingObjective, config: PriorConfig, base: str)
         base: the hash of the model.
     """
     shape, seed = objective.sample_shape, objective.seed
-    content = f"{base}:{shape}:{seed}:{sorted(asdict(config).items())}"
+    weight = objective.networks.unet.conv_in.weight
+    content = f"{base}:{shape}:{seed}:{sorted(asdict(config).items())}:{weight.device.type}:{weight.dtype}"
 
     def make() -> dict[str, Tensor]:
         made = []

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from toile.data.sources import find_data
 from toile.errors import ToileError
-from toile.training.placing import choose_training_device
 from toile.training.recipes import Recipe, load_recipe
 from toile.training.records import EndRecord, Record, ValidationRecord
 from toile.training.run import run_recipe
@@ -162,8 +161,7 @@ def _follow_run(
         return
     minutes = None if math.isinf(left) else left / 60
     held_out = dict[str, float]()
-    records = run_recipe(recipe, folder, resume=begun, minutes=minutes, device=choose_training_device())
-    with closing(records):
+    with closing(run_recipe(recipe, folder, resume=begun, minutes=minutes)) as records:
         for record in records:
             if isinstance(record, EndRecord) and record.reason == "done":
                 claimed.record(recipe.seed, held_out[record.exported])

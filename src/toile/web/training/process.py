@@ -19,7 +19,6 @@ from PIL import Image
 from toile.data.images import contact_sheet, pixels_from_images
 from toile.errors import ToileError
 from toile.lora import LORAS
-from toile.training.placing import choose_training_device
 from toile.training.recipes import LoRARecipe
 from toile.training.records import DataRecord, EndRecord, PlanRecord, StepRecord
 from toile.training.run import run_recipe
@@ -105,7 +104,6 @@ def _train(wishes: Wishes, order: Order) -> None:
         resume=order.resume,
         minutes=order.minutes,
         should_stop=wishes.should_stop,
-        device=choose_training_device(),
     )
     with closing(records):
         for record in records:
