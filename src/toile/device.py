@@ -15,6 +15,7 @@ from torch import Tensor
 
 from toile.errors import ToileError
 
+_CPU = torch.device("cpu")
 _C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 # Of glibc's malloc.h: a free end of the heap from that size on is given back; blocks from this size on are mapped one
 # by one.
@@ -147,26 +148,41 @@ def _advise(start: int, num_bytes: int, advice: int) -> None:
 def available_bytes(device: torch.device) -> int | None:
     """Memory that can be had on a device now; None where the system does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, for what comes
+        return torch.cuda.mem_get_info(device)[0] + kept
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     known = [amount for amount in (_available_in_system(), _available_in_container()) if amount is not None]
     return min(known, default=None)
 
 
-def reset_peak_memory() -> None:
-    """Lets `peak_memory` begin anew, where the system has a way to: Linux."""
+def reset_peak_memory(device: torch.device = _CPU) -> None:
+    """Lets `peak_memory` begin anew, where there is a way to: on CUDA devices, and on CPUs under Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def peak_memory() -> int | None:
-    """Bytes that this process held at most since `reset_peak_memory`, or since it began; None where it is not told."""
+def peak_memory(device: torch.device = _CPU) -> int | None:
+    """Bytes that this process held at most on a device since `reset_peak_memory`, or since it began; None where it is
+    not told.
+    """
+    if device.type != "cpu":
+        return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
+def wait_for(device: torch.device) -> None:
+    """Until a device has done what it was told to do, so that time can be taken."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    if device.type == "mps":
+        torch.mps.synchronize()
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from toile.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from toile.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
@@ -21,8 +24,9 @@ from toile.text.tokenizer import Tokenizer
 from toile.training.clip_objective import CLIPObjective, train_tokenizer
 from toile.training.denoising_objective import DenoisingObjective, DenoisingObjectiveConfig, TextConditionedUNet
 from toile.training.draws import ShuffledOrder, example_noise
-from toile.training.objective import Loss
+from toile.training.objective import Loss, Objective
 from toile.training.pictures import DataConfig, PictureSet
+from toile.training.placing import brought_to
 from toile.training.vae_objective import VAEObjective, VAEObjectiveConfig, narrow_posterior
 
 
@@ -89,6 +93,61 @@ class ToyObjective:
 @pytest.fixture
 def toy() -> type[ToyObjective]:
     return ToyObjective
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses what accelerators refuse: work on tensors of two devices, but for copies and for places from a CPU."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: object, arguments: Sequence[Any] = (), more: Mapping[str, Any] | None = None
+    ) -> Any:
+        seen = [value for value in tree_leaves((arguments, more)) if isinstance(value, Tensor) and value.ndim]
+        devices = {value.device.type for value in seen}
+        may_differ = function in _COPIES or (function in _LOOK_UPS and devices and not seen[0].device.type == "cpu")
+        assert may_differ or len(devices) < 2, f"{function} of tensors on {sorted(devices)}"
+        return function(*arguments, **(more or {}))
+
+
+_COPIES = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
+_LOOK_UPS = (torch.ops.aten.index.Tensor,)
+
+
+_torch_autocast = torch.autocast
+
+
+def _autocast(device_type: str, *arguments: Any, **more: Any) -> AbstractContextManager[object]:
+    """That of PyTorch, which there is not for every device."""
+    return nullcontext() if device_type == "meta" else _torch_autocast(device_type, *arguments, **more)
+
+
+def _learns_elsewhere(
+    objective: Objective[Any], *companions: nn.Module, step: int = 0, keeps_texts: bool = False
+) -> None:
+    meta = torch.device("meta")
+    for networks in (objective.module, *companions):
+        networks.to(meta)
+    objective.module.train()
+    for part in (objective.batch(range(4)), objective.batch(range(4, 8))):
+        batch = brought_to(meta, part)
+        if hasattr(part, "token_ids") and keeps_texts:
+            batch = replace(batch, token_ids=part.token_ids)
+        with pytest.MonkeyPatch.context() as patch, OneDevice():
+            patch.setattr(torch, "autocast", _autocast)
+            loss = objective.loss(batch, step)
+            loss.total.backward()
+        assert loss.total.is_meta
+    learnt = [weight.grad for weight in objective.module.parameters() if weight.grad is not None]
+    assert learnt and all(gradient.is_meta for gradient in learnt)
+
+
+@pytest.fixture
+def learns_elsewhere() -> Callable[..., None]:
+    """Checks that an objective computes where its networks lie, on a device that knows shapes only.
+
+    What it takes: the objective, networks besides its module, the step that the loss is told, and whether states of
+    texts are looked up, on the CPU. The networks are of no use after it.
+    """
+    return _learns_elsewhere
 
 
 VAE_CONFIG = VAEConfig(

@@ -167,3 +167,7 @@ def test_unfit_configs_are_refused() -> None:
         ClassifierObjectiveConfig(num_article_types=0)
     with pytest.raises(ToileError, match="max_noise"):
         ClassifierObjectiveConfig(max_noise=float("nan"))
+
+
+def test_the_loss_is_computed_where_the_network_is(pictures: PictureSet, learns_elsewhere: Callable[..., None]) -> None:
+    learns_elsewhere(build(pictures, max_noise=0.2))

@@ -183,3 +183,23 @@ def test_thirds_of_the_noise_range_are_reported_where_there_are_any(
     torch.testing.assert_close(torch.as_tensor(weighted), loss.total.detach())
     [single] = objective.loss(objective.batch(range(1)), 0).parts.values()
     assert bool(single.isfinite())
+
+
+@pytest.mark.parametrize("changes", [{}, {"min_snr": 5.0, "huber": 0.1}, {"noise_offset": 0.1}])
+@pytest.mark.parametrize("learns_texts", [True, False])
+def test_the_loss_is_computed_where_the_networks_are(
+    build_denoising: Callable[..., DenoisingObjective],
+    learns_elsewhere: Callable[..., None],
+    learns_texts: bool,
+    changes: dict[str, float],
+) -> None:
+    objective = build_denoising(train_text_encoder=learns_texts, **changes)
+    text_encoder = objective.networks.text_encoder
+    objective.networks.unet.to("meta")
+    if learns_texts:
+        learns_elsewhere(objective)
+        return
+    # Texts that do not learn are read wherever their encoder is.
+    objective.module = objective.networks.unet
+    learns_elsewhere(objective, keeps_texts=True)
+    assert not next(text_encoder.parameters()).is_meta

@@ -350,3 +350,14 @@ def test_a_run_leaves_a_model_of_few_steps_which_can_teach_again(recipe_of: Buil
     assert second.unet.config == first.unet.config and second.defaults.sampler == "ddim"
     follow(recipe_of(PATHS), tmp_path / "third", LEVELS, teacher, "loop.steps=2")
     assert LatentDiffusion.load(tmp_path / "third" / MODEL_FOLDER, "cpu", "float32").defaults.sampler == "lcm"
+
+
+@pytest.mark.parametrize(
+    ("task", "more"), [(GUIDANCE, ()), (PATHS, (LEVELS,)), (PATHS, (LEVELS, "objective.segments=2"))]
+)
+def test_the_loss_is_computed_where_the_networks_are(
+    objective_of: Callable[..., Any], learns_elsewhere: Callable[..., None], task: str, more: tuple[str, ...]
+) -> None:
+    objective = objective_of(task, *more)
+    objective.teacher.uncond = objective.teacher.uncond.to("meta")
+    learns_elsewhere(objective, objective.teacher.unet, keeps_texts=True)

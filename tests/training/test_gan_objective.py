@@ -233,3 +233,10 @@ def test_a_gan_comes_near_held_out_pictures(
     assert min(distances[2:]) < 0.75 * distances[0], distances
     with Image.open(tmp_path / "run" / "curves.png") as curves:
         assert curves.size == (900, 900), "with a panel of the players' parts"
+
+
+@pytest.mark.parametrize("step", [0, 3])  # without and with the penalty
+def test_the_loss_is_computed_where_the_networks_are(
+    build: Callable[..., GANObjective], learns_elsewhere: Callable[..., None], step: int
+) -> None:
+    learns_elsewhere(build(mode_seeking_weight=0.1), step=step)

@@ -171,3 +171,12 @@ def test_samples_show_held_out_pictures_over_their_reconstructions(
     assert sheet.shape == (2 * count, 3, 16, 16)
     assert torch.equal(sheet[:count], pictures.images(pictures.validation[:16]))
     assert not torch.equal(sheet[count:], sheet[:count])
+
+
+def test_losses_are_computed_where_the_networks_are(
+    build_vae: Callable[..., VAEObjective],
+    build_clip: Callable[..., CLIPObjective],
+    learns_elsewhere: Callable[..., None],
+) -> None:
+    learns_elsewhere(build_vae())
+    learns_elsewhere(build_clip())

@@ -181,3 +181,10 @@ def test_a_map_that_shrinks_is_seen_in_the_log() -> None:
     assert float(parts["picture_class"]) > 0.95 and float(parts["text_class"]) == 1.0
     assert float(parts["text_between"]) > float(parts["picture_between"]) > 0.7
     assert set(separability_parts(codes, codes, torch.full((100,), -1))) == {"text_spread"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_is_computed_where_the_networks_are(
+    build: Build, learns_elsewhere: Callable[..., None], kind: str
+) -> None:
+    learns_elsewhere(build(kind))

@@ -96,3 +96,10 @@ learning_rate = 1e-3
 def test_impossible_settings_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ToileError, match="prior"):
         PriorConfig("red box", **changes)
+
+
+def test_the_loss_is_computed_where_the_networks_are(
+    build_denoising: Build, learns_elsewhere: Callable[..., None]
+) -> None:
+    prior = torch.zeros(5, 3, 8, 8, dtype=torch.float16)
+    learns_elsewhere(PriorPreservation(build_denoising(), prior, PriorConfig("red box")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -309,3 +310,10 @@ def test_what_does_not_fit_is_refused(recipe: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ToileError, match=message):
             task_of(recipe, override)
+
+
+@pytest.mark.parametrize(("overrides", "step"), [((), 0), (ADVERSARY, 0), (ADVERSARY, 3)])
+def test_the_loss_is_computed_where_the_networks_are(
+    recipe: Path, learns_elsewhere: Callable[..., None], overrides: tuple[str, ...], step: int
+) -> None:
+    learns_elsewhere(task_of(recipe, *overrides).objective, step=step, keeps_texts=True)

@@ -38,6 +38,7 @@ def train(
     resume: bool = False,
     accept_changes: bool = False,
     minutes: float | None = None,
+    device: str = "cpu",
     out: Path | None = None,
 ) -> int:
     """Train what a recipe describes. Log, curves, samples, state and the finished model go to the run's folder.
@@ -50,6 +51,7 @@ def train(
         resume: go on from the latest saved state in the folder.
         accept_changes: resume although the recipe or the data changed.
         minutes: stop after this time, resumable.
+        device: cpu, cuda, cuda:N, mps, or auto for the first there is of cuda, mps, cpu.
         out: the run's folder; by default runs/ and the recipe's name.
     """
     if minutes is not None and not minutes > 0:
@@ -59,7 +61,7 @@ def train(
     folder = out or Path("runs") / recipe.stem
     stop = StopRequest()
     with listening(stop):
-        reason = _follow(load_recipe(recipe, overrides), folder, resume, accept_changes, minutes, stop)
+        reason = _follow(load_recipe(recipe, overrides), folder, resume, accept_changes, minutes, device, stop)
     if not is_first_process():
         return stop.exit_code
     for sentence in _told_by_log(folder / "log.jsonl"):
@@ -71,10 +73,17 @@ def train(
 
 
 def _follow(
-    recipe: Recipe, folder: Path, resume: bool, accept_changes: bool, minutes: float | None, stop: StopRequest
+    recipe: Recipe,
+    folder: Path,
+    resume: bool,
+    accept_changes: bool,
+    minutes: float | None,
+    device: str,
+    stop: StopRequest,
 ) -> str:
     """Follows the records until the run ends or is stopped; returns why it ended."""
     from toile.cli.progress import ProgressDisplay
+    from toile.device import choose_device
     from toile.training.records import EndRecord, SampleRecord, StepRecord
     from toile.training.run import run_recipe
     from toile.training.run_folder import describe
@@ -86,6 +95,7 @@ def _follow(
         accept_changes=accept_changes,
         minutes=minutes,
         should_stop=lambda: stop.signal is not None,
+        device=choose_device(device),
     )
     shows = is_first_process()
     with ProgressDisplay("train") if shows else nullcontext() as display:

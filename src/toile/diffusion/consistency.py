@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toile.diffusion.schedule import NoiseSchedule
+from toile.diffusion.schedule import NoiseSchedule, signal_and_noise
 
 CLEAN = -1
 """Stands for a timestep: no noise at all."""
@@ -27,7 +27,7 @@ class NoiseLevels:
     """
 
     def __init__(self, schedule: NoiseSchedule) -> None:
-        self._signal = torch.cat([schedule.alphas_cumprod, schedule.alphas_cumprod.new_ones(1)])  # the last is CLEAN
+        self._signals = torch.cat([schedule.alphas_cumprod, schedule.alphas_cumprod.new_ones(1)])  # the last is CLEAN
         self._predicts_noise = schedule.config.prediction_type == "epsilon"
 
     def denoised(self, prediction: Tensor, x_in: Tensor, timesteps: Tensor) -> Tensor:
@@ -65,8 +65,7 @@ class NoiseLevels:
 
     def _of(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma_vp (B, 1, ...)."""
-        signal = self._signal.to(timesteps.device)[timesteps].view(-1, *[1] * (like.ndim - 1))
-        return signal.sqrt().to(like), (1 - signal).sqrt().to(like)
+        return signal_and_noise(self._signals, timesteps, like)
 
 
 def level_timesteps(schedule: NoiseSchedule, num_levels: int) -> Tensor:

@@ -234,8 +234,23 @@ class NoiseSchedule:
         return self.sigmas.to(timesteps.device)[timesteps] ** -2
 
     def _signal_and_noise(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        signal = self.alphas_cumprod.to(timesteps.device)[timesteps].view(-1, *[1] * (like.ndim - 1))
-        return signal.sqrt().to(like), (1 - signal).sqrt().to(like)
+        return signal_and_noise(self.alphas_cumprod, timesteps, like)
+
+
+def signal_and_noise(signals: Tensor, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma_vp of each example: the roots of its signal and of what is left of 1.
+
+    Args:
+        signals: (T,) float64 on the CPU, `alphas_cumprod`; roots are taken there, as not all devices know float64.
+        timesteps: (B,) whole numbers that count in them.
+        like: (B, ...), on whose device and in whose type the results are.
+
+    Returns:
+        two of (B, 1, ...), as many dimensions as `like`.
+    """
+    roots = torch.stack([signals, 1 - signals]).sqrt().to(like.dtype).to(like.device)
+    alpha, sigma_vp = roots[:, timesteps].view(2, -1, *[1] * (like.ndim - 1))
+    return alpha, sigma_vp
 
 
 def start_latents(noise: Tensor, sigma: float | Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from toile.training.classifier_objective import ClassifierObjective, build_class
 from toile.training.latents import autoencoder_folder, load_latents
 from toile.training.made_latents import MadeLatents, load_made_latents
 from toile.training.pictures import PictureSet
+from toile.training.placing import CPU
 from toile.training.recipes import ClassifierRecipe
 from toile.weights.files import file_sha256
 from toile.weights.folder import find_weights, save_component
@@ -24,15 +25,15 @@ from toile.weights.folder import find_weights, save_component
 class ClassifierTask:
     """Exports `classifier/`."""
 
-    def __init__(self, recipe: ClassifierRecipe, pictures: PictureSet) -> None:
+    def __init__(self, recipe: ClassifierRecipe, pictures: PictureSet, device: torch.device = CPU) -> None:
         identity: dict[str, str] = {}
-        classifier = build_classifier(recipe.model, pictures, recipe.objective)
+        classifier = build_classifier(recipe.model, pictures, recipe.objective).to(device)
         seen, wanted = PICTURE_CHANNELS, recipe.objective.made
         latents: Tensor | None = None
         made: MadeLatents | None = None
         if recipe.vae is not None:
             folder = autoencoder_folder(recipe.vae)
-            vae = load_autoencoder(folder).eval().requires_grad_(False)
+            vae = load_autoencoder(folder).eval().requires_grad_(False).to(device)
             seen = vae.config.latent_channels
             identity["vae_weights"] = file_sha256(find_weights(folder))
         if recipe.model.in_channels != seen:
@@ -40,7 +41,7 @@ class ClassifierTask:
         if wanted.num:
             if recipe.vae is None:
                 raise ToileError("objective.made: what is made are latents: name the model as vae")
-            model = LatentDiffusion.load(find_model(recipe.vae), device="cpu")
+            model = LatentDiffusion.load(find_model(recipe.vae), device=str(device))
             made = load_made_latents(model, pictures, classifier.config.labels, wanted)
             identity["made"] = made.identity
         if recipe.vae is not None:

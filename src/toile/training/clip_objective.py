@@ -54,7 +54,7 @@ class CLIPObjective:
                 self.module.logit_scale.clamp_(max=_LARGEST_LOG_SCALE)
         text, images = self.module.encode_text(batch.token_ids), self.module.encode_images(batch.images)
         logits = self.module.logit_scale.exp() * (text.float() @ images.float().T)
-        targets = torch.arange(len(logits))
+        targets = torch.arange(len(logits), device=logits.device)
         total = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
         right = (logits.detach().argmax(1) == targets).float().mean()
         return Loss(total, {"right": right, "scale": self.module.logit_scale.detach().exp()})

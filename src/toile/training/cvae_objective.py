@@ -15,6 +15,7 @@ from toile.training.caption_words import CaptionWords
 from toile.training.draws import ShuffledOrder, example_noise
 from toile.training.objective import Loss
 from toile.training.pictures import PictureSet
+from toile.training.placing import brought_to, device_of
 
 _SAMPLES = 16
 _TOGETHER = 64
@@ -103,7 +104,8 @@ class CVAEObjective:
         """New pictures (up to 16, 3, H, W) of held-out captions, from fixed noise."""
         positions: np.ndarray = self.pictures.validation[:_SAMPLES]
         noise = example_noise(self.seed, "samples", range(len(positions)), (self.module.config.noise_dim,))
-        return self.module.decode(noise, self.words.full(positions)).float()
+        noise, words = brought_to(device_of(self.module), (noise, self.words.full(positions)))
+        return self.module.decode(noise, words).float()
 
     def _forward(self, images: Tensor, words: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         posterior = self.module.posterior(images, words)

@@ -27,6 +27,7 @@ from toile.training.draws import ShuffledOrder, example_noise, generator, seed_o
 from toile.training.known_text_states import KnownTextStates
 from toile.training.objective import Loss
 from toile.training.pictures import PictureSet
+from toile.training.placing import device_of
 from toile.training.sampling import sample_guided
 
 _SAMPLE_PROMPTS = 16
@@ -123,8 +124,11 @@ class TextConditionedUNet(nn.Module):
         return self.unet(self.like_weights(x_in), timesteps, self.states(token_ids))
 
     def states(self, token_ids: Tensor) -> Tensor:
-        """(B, L) -> text states (B, L, D)."""
-        return self.text_encoder(token_ids) if self.learns_texts else self.known_states(token_ids)
+        """(B, L) on any device -> text states (B, L, D) on that of the U-Net."""
+        device = device_of(self.unet)
+        if self.learns_texts:
+            return self.text_encoder(token_ids.to(device))
+        return self.known_states(token_ids).to(device)
 
     def like_weights(self, x_in: Tensor) -> Tensor:
         """In the precision of the U-Net's weights."""
@@ -187,6 +191,7 @@ class DenoisingObjective:
         self.num_validation = min(num_validation, max(len(pictures.validation), _FEWEST_HELD_OUT))
         self._writer = CaptionWriter()
         self._order = ShuffledOrder(len(pictures.train), seed)
+        self._snr = schedule.snr(torch.arange(schedule.config.num_train_timesteps)).float()
         self._is_single = networks.unet.conv_in.weight.dtype == torch.float32
         self._compiled = compile_networks(networks) if config.compile else self.networks
 
@@ -244,7 +249,7 @@ class DenoisingObjective:
         network = self._compiled if self.module.training else self.networks
         x_in = x_in.contiguous(memory_format=torch.channels_last)
         # Autocast is for weights of single precision; others are used as they are.
-        with nullcontext() if self._is_single else torch.autocast("cpu", enabled=False):
+        with nullcontext() if self._is_single else torch.autocast(x_in.device.type, enabled=False):
             prediction = network(x_in, batch.timesteps, batch.token_ids)
         errors = self._errors(prediction.float(), target)
         if isinstance(batch, MaskedBatch):
@@ -264,7 +269,7 @@ class DenoisingObjective:
         """
         if self.config.min_snr is None:
             return 1.0
-        snr = self.schedule.snr(timesteps).float()
+        snr = self._snr.to(timesteps.device)[timesteps]
         of_prediction = snr + 1 if self.schedule.config.prediction_type == "v_prediction" else snr
         return snr.clamp(max=self.config.min_snr) / of_prediction.clamp_min(torch.finfo(snr.dtype).tiny)
 
@@ -360,7 +365,7 @@ def sample_latents(
     networks, schedule = objective.networks, objective.schedule
     states = networks.states(objective.tokenizer.batch([*captions, ""])[0])
     denoiser = Denoiser(networks.unet, schedule, networks.unet.conv_in.weight.dtype)
-    return sample_guided(denoiser, schedule, states, noise, num_steps, guidance, "ddim")
+    return sample_guided(denoiser, schedule, states, noise.to(states.device), num_steps, guidance, "ddim")
 
 
 def with_trigger(trigger: str, caption: str) -> str:

@@ -28,6 +28,7 @@ from toile.models.unet import UNet
 from toile.training.denoising_objective import DenoisingBatch, DenoisingObjective, MixedBatch, with_trigger
 from toile.training.draws import example_noise, generator, spread_places
 from toile.training.objective import Loss
+from toile.training.placing import brought_to, device_of
 
 _SAMPLE_PROMPTS = 16
 
@@ -165,7 +166,7 @@ class Teacher:
         """The guided prediction (B, C, h, w) float32, each example with its own timestep and scale (B,)."""
         dtype = self.unet.conv_in.weight.dtype
         x_in, states = x_in.to(dtype).contiguous(memory_format=torch.channels_last), states.to(dtype)
-        with torch.autocast("cpu", enabled=False):  # the weights are in the precision they are to work in
+        with torch.autocast(x_in.device.type, enabled=False):  # the weights are in the precision they are to work in
             if self.unet.config.guides_itself:
                 return self.unet(x_in, timesteps, states, guidance=scales).float()
             both = torch.cat([self.uncond.to(dtype).expand_as(states), states])
@@ -230,7 +231,7 @@ class GuidanceDistillation:
         cond = self.examples.networks.states(self.examples.tokenizer.batch(prompts)[0])
         denoise = Denoiser(ScaledNetwork(self.module, config.sample_guidance), schedule)
         sigmas = schedule.sampling_sigmas(config.sample_steps, "trailing")
-        x = start_latents(noise(0), sigmas[0])
+        x = start_latents(noise(0).to(cond.device), sigmas[0])
         for step in find_sampler(config.sampler).function(lambda x, s: denoise(x, s, cond), x, sigmas, noise):
             x = step.x
         return self.examples.vae.decode_latents(x.to(self.examples.vae.dtype)).float()
@@ -307,7 +308,7 @@ class ConsistencyDistillation(GuidanceDistillation):
             first = 0
             for batch in super().validation_batches():
                 numbers = range(first, first + len(batch.latents))
-                path = self._at_levels(batch, spread_places(numbers))
+                path = brought_to(device_of(self.module), self._at_levels(batch, spread_places(numbers)))
                 self._held_out.append(replace(path, answers=self._answers(path)))
                 first = numbers.stop
         yield from self._held_out
@@ -330,7 +331,8 @@ class ConsistencyDistillation(GuidanceDistillation):
         """As `_target`, where the teacher goes all the way, level by level."""
         states, levels = self._states(batch), self._noise_levels
         start = x = self.examples.schedule.noise_latents(batch.latents, batch.noise, batch.timesteps)
-        for timestep, following in zip(self._timesteps[:-1], self._timesteps[1:], strict=True):
+        timesteps = self._timesteps.to(start.device)
+        for timestep, following in zip(timesteps[:-1], timesteps[1:], strict=True):
             on_the_way = (batch.timesteps >= timestep) & (batch.ends < timestep)
             rows = on_the_way.nonzero().flatten()
             if not len(rows):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from toile.device import choose_dtype, dtype_name
+from toile.device import dtype_name
 from toile.errors import ToileError
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion
@@ -25,6 +25,7 @@ from toile.training.distillation_objective import (
 )
 from toile.training.latents import load_latents
 from toile.training.pictures import PictureSet
+from toile.training.placing import CPU, device_of, frozen_dtype
 from toile.training.recipes import ConsistencyRecipe, GuidanceDistillationRecipe
 
 _GUIDANCE_DIM = 256
@@ -40,14 +41,19 @@ class DistillationTask:
         ToileError: pictures of several shapes, or with masks.
     """
 
-    def __init__(self, recipe: GuidanceDistillationRecipe | ConsistencyRecipe, pictures: PictureSet) -> None:
+    def __init__(
+        self,
+        recipe: GuidanceDistillationRecipe | ConsistencyRecipe,
+        pictures: PictureSet,
+        device: torch.device = CPU,
+    ) -> None:
         if pictures.places is not None or pictures.masks is not None:
             raise ToileError(f"data.buckets, data.masks: task {recipe.task!r} takes pictures of one shape, whole")
-        self.model = LatentDiffusion.load(recipe.teacher, "cpu", "float32")
+        self.model = LatentDiffusion.load(recipe.teacher, str(device), "float32")
         assert self.model.facts is not None
         self.identity: Mapping[str, str] = {"teacher": self.model.facts.hash}
-        dtype = choose_dtype("auto", torch.device("cpu")) if recipe.loop.precision == "bf16" else torch.float32
-        teacher = LatentDiffusion.load(recipe.teacher, "cpu", dtype_name(dtype))
+        dtype = frozen_dtype(recipe.loop.precision, device)
+        teacher = LatentDiffusion.load(recipe.teacher, str(device), dtype_name(dtype))
         self.student = self_guided(self.model.unet)
         pack_for_gradients(self.student)
         config = recipe.objective
@@ -81,7 +87,7 @@ def self_guided(unet: UNet) -> UNet:
     width = unet.config.time_cond_proj_dim or _GUIDANCE_DIM
     student = UNet(replace(unet.config, time_cond_proj_dim=width))  # whose layer for the scale is zero
     student.load_state_dict({**student.state_dict(), **unet.state_dict()})
-    return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return student.to(device_of(unet), memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def few_step_settings(defaults: GenerationSettings, config: DistillationConfig) -> GenerationSettings:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from toile.device import choose_dtype, dtype_name
+from toile.device import dtype_name
 from toile.latent_diffusion import LatentDiffusion
 from toile.lora import base_version
 from toile.nn.layers import pack_for_gradients
@@ -18,6 +18,7 @@ from toile.training.draws import generator
 from toile.training.latents import check_buckets, latent_masks, load_latents
 from toile.training.lora_targets import target_layers
 from toile.training.pictures import PictureSet
+from toile.training.placing import CPU, frozen_dtype
 from toile.training.prior_preservation import PriorConfig, PriorPreservation, prior_latents
 from toile.training.recipes import FineTuneRecipe, LoRARecipe
 from toile.weights.lora_file import write_lora
@@ -26,10 +27,10 @@ from toile.weights.lora_file import write_lora
 class LoRATask:
     """Exports `lora.safetensors`, in the dialect that most programs read."""
 
-    def __init__(self, recipe: LoRARecipe, pictures: PictureSet) -> None:
+    def __init__(self, recipe: LoRARecipe, pictures: PictureSet, device: torch.device = CPU) -> None:
         self.recipe, self.num_pictures = recipe, len(pictures.train)
-        dtype = choose_dtype("auto", torch.device("cpu")) if recipe.loop.precision == "bf16" else torch.float32
-        model = LatentDiffusion.load(recipe.base, "cpu", dtype_name(dtype))
+        dtype = frozen_dtype(recipe.loop.precision, device)
+        model = LatentDiffusion.load(recipe.base, str(device), dtype_name(dtype))
         assert model.facts is not None
         self.identity: Mapping[str, str] = {"base": model.facts.hash}
         self.base_version = base_version(model)
@@ -65,8 +66,8 @@ class LoRATask:
 class FineTuneTask:
     """Exports a whole model folder."""
 
-    def __init__(self, recipe: FineTuneRecipe, pictures: PictureSet) -> None:
-        self.model = LatentDiffusion.load(recipe.base, "cpu", "float32")
+    def __init__(self, recipe: FineTuneRecipe, pictures: PictureSet, device: torch.device = CPU) -> None:
+        self.model = LatentDiffusion.load(recipe.base, str(device), "float32")
         assert self.model.facts is not None
         self.identity: Mapping[str, str] = {"base": self.model.facts.hash}
         self.model.unet.requires_grad_(True)

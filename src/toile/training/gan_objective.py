@@ -27,6 +27,7 @@ from toile.training.draws import ShuffledOrder, example_noise, seed_of
 from toile.training.objective import Loss
 from toile.training.picture_word_distance import mean_distance, picture_word_distance, thumbnails
 from toile.training.pictures import PictureSet
+from toile.training.placing import brought_to, device_of
 
 _SAMPLES = 16
 _KINDS, _OF_A_KIND = 8, 8
@@ -211,7 +212,8 @@ class GANObjective:
     def samples(self) -> Tensor:
         """New pictures (up to 16, 3, H, W) of held-out captions, from fixed noise."""
         positions = self.pictures.validation[:_SAMPLES]
-        return self.generator.decode(self._noise("samples", range(len(positions))), self.words.full(positions)).float()
+        drawn = self._noise("samples", range(len(positions))), self.words.full(positions)
+        return self.generator.decode(*brought_to(device_of(self.module), drawn)).float()
 
     def _noise(self, purpose: str, examples: range) -> Tensor:
         """(B, Z)."""

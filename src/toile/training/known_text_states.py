@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from toile.models.clip import CLIPTextModel
+from toile.training.placing import device_of
 from toile.weights.cache import cached, tensors_digest
 
 _TEXTS_KEPT = 4096  # states of Stable Diffusion's texts take half a gigabyte
@@ -35,9 +36,9 @@ class KnownTextStates:
         self._prepared = torch.empty(0)
 
     def __call__(self, token_ids: Tensor) -> Tensor:
-        """(B, L) int64 -> (B, L, D); those not prepared are computed, and kept for the next time."""
-        found = [self._state(text, row) for text, row in zip(_texts(token_ids), token_ids, strict=True)]
-        return torch.stack(found)
+        """(B, L) int64 -> (B, L, D) on the CPU; those not prepared are computed, and kept for the next time."""
+        token_ids = token_ids.cpu()
+        return torch.stack([self._state(text, row) for text, row in zip(_texts(token_ids), token_ids, strict=True)])
 
     def prepare(self, token_ids: Tensor, more: Tensor) -> str:
         """Reads the states of texts from the cache; if they are not there, computes and stores them.
@@ -66,9 +67,9 @@ class KnownTextStates:
         return found.note
 
     def _state(self, text: bytes, row: Tensor) -> Tensor:
-        """(L, D)."""
+        """(L, D), on the CPU."""
         if text in self._rows:
-            return self._prepared[self._rows[text]].to(row.device)
+            return self._prepared[self._rows[text]]
         if text not in self._seen:
             if len(self._seen) >= _TEXTS_KEPT:
                 self._seen.clear()
@@ -77,16 +78,19 @@ class KnownTextStates:
 
     @torch.no_grad()
     def _encode(self, token_ids: Tensor) -> Tensor:
-        with torch.autocast(token_ids.device.type, enabled=False):
-            return self._encoder(token_ids)
+        """(B, L) -> (B, L, D), on the CPU."""
+        device = device_of(self._encoder)
+        with torch.autocast(device.type, enabled=False):
+            return self._encoder(token_ids.to(device)).cpu()
 
     def _identity(self, token_ids: Tensor) -> str:
         weights = {name: value for name, value in self._encoder.state_dict().items() if isinstance(value, Tensor)}
         learned = self._encoder.text_model.embeddings.learned
         if learned is not None:
             weights["learned"] = learned
-        return tensors_digest(f"{self._encoder.config}", {**weights, "token_ids": token_ids})
+        where = device_of(self._encoder).type  # whose kernels round as they do
+        return tensors_digest(f"{self._encoder.config}:{where}", {**weights, "token_ids": token_ids})
 
 
 def _texts(token_ids: Tensor) -> list[bytes]:
-    return [row.numpy().tobytes() for row in token_ids.cpu()]
+    return [row.numpy().tobytes() for row in token_ids]

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from toile.device import choose_dtype
 from toile.errors import ToileError
 from toile.model_folder import find_model
 from toile.models.autoencoders import Autoencoder
 from toile.models.unet import UNet
 from toile.training.pictures import PictureSet
+from toile.training.placing import device_of, frozen_dtype
 from toile.training.run_folder import MODEL_FOLDER
 from toile.weights.cache import cached, tensors_digest
 
@@ -36,7 +36,8 @@ def load_latents(vae: Autoencoder, pictures: PictureSet) -> Tensor | tuple[Tenso
 
     Of pictures in buckets one such tensor for each of their shapes, in the order of `pictures.sizes`.
 
-    The name in the cache is a hash of the autoencoder's weights and the pictures' identity, so it cannot be stale.
+    The name in the cache is a hash of the autoencoder's weights, the pictures' identity and how it computes, so it
+    cannot be stale.
     """
     names = ["latents"]
     if pictures.places is not None:
@@ -56,7 +57,9 @@ def load_latents(vae: Autoencoder, pictures: PictureSet) -> Tensor | tuple[Tenso
         for name, weight in vae.state_dict().items()
         if not name.startswith(("decoder.", "post_quant_conv."))
     }
-    found = cached("latents", tensors_digest(f"{pictures.pixels_identity}:{vae.config}", encoder), make)
+    device = device_of(vae)
+    named = f"{pictures.pixels_identity}:{vae.config}:{device.type}:{frozen_dtype('bf16', device)}"
+    found = cached("latents", tensors_digest(named, encoder), make)
     pictures.tell(found.note)
     latents = tuple(found.tensors[name] for name in names)
     return latents[0] if pictures.places is None else latents
@@ -93,13 +96,14 @@ def check_buckets(vae: Autoencoder, unet: UNet, pictures: PictureSet) -> None:
 
 @torch.no_grad()
 def encode_pictures(vae: Autoencoder, pictures: PictureSet, positions: np.ndarray) -> Tensor:
-    """Scaled latents (len(positions), C, h, w) float16 of pictures of one shape."""
+    """Scaled latents (len(positions), C, h, w) float16, on the CPU, of pictures of one shape."""
     height, width = pictures.images(positions[:1]).shape[2:]
     batch_size = min(64, max(1, _PIXELS_TOGETHER // (height * width)))
-    dtype = choose_dtype("auto", torch.device("cpu"))
+    device = device_of(vae)
+    dtype = frozen_dtype("bf16", device)
     rows = []
     for first in range(0, len(positions), batch_size):
-        images = pictures.images(positions[first : first + batch_size])
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            rows.append(vae.encode_images(images).to(torch.float16))
+        images = pictures.images(positions[first : first + batch_size]).to(device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            rows.append(vae.encode_images(images).to("cpu", torch.float16))
     return torch.cat(rows).contiguous()

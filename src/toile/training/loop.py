@@ -21,6 +21,7 @@ import torch
 from toile.errors import ToileError, WorkFailedError
 from toile.training.ema import PowerEMA
 from toile.training.objective import Batch, Objective
+from toile.training.placing import autocast, brought_to, device_of
 from toile.training.processes import Processes
 from toile.training.records import (
     PLUS_MINUS,
@@ -138,7 +139,7 @@ def train(
     """Trains until the steps are done, the time is over, or it is told to stop; closing the generator saves too.
 
     Args:
-        objective: what to train.
+        objective: what to train, where its networks lie.
         directory: the run's folder; its `state/` holds the snapshots. One trainer at a time.
         identity: what must not change when the run is resumed: recipe, data, split; plain JSON values.
         resume: go on from the latest complete state in `directory`.
@@ -220,12 +221,13 @@ def _update(objective: Objective[Batch], config: LoopConfig, state: TrainingStat
         group["lr"] = rate
     weights.forget_gradients()
     size, own_parts = config.parts_of(processes)
+    device = device_of(weights.module)
     num_parts = config.batch_size // size
     total, parts = 0.0, dict[str, float]()
     for part in own_parts:
         first = state.step * config.batch_size + part * size
-        batch = objective.batch(range(first, first + size))
-        with autocast(config.precision, keeps_casts=not weights.is_sharded):
+        batch = brought_to(device, objective.batch(range(first, first + size)))
+        with autocast(config.precision, device, keeps_casts=not weights.is_sharded):
             loss = weights.loss(partial(objective.loss, batch, state.step))
         weights.send_back(loss.total / num_parts)
         total += float(loss.total.detach()) / num_parts
@@ -252,13 +254,6 @@ def _update(objective: Objective[Batch], config: LoopConfig, state: TrainingStat
             average.update(weights, state.step - state.skipped_steps)
     seconds = time.monotonic() - started
     return StepRecord(state.step, total, parts, rate, norm, config.batch_size / seconds, skipped)
-
-
-def autocast(precision: str, *, keeps_casts: bool = True) -> AbstractContextManager[object]:
-    """Autocast to bfloat16 on the CPU, or nothing; with casts of weights kept as long as it is open, or made anew."""
-    if precision != "bf16":
-        return nullcontext()
-    return torch.autocast("cpu", torch.bfloat16, cache_enabled=keeps_casts)
 
 
 def _weights_of(who: str, state: TrainingState) -> AbstractContextManager[bool]:
@@ -302,9 +297,10 @@ def _lowest(losses: Mapping[str, Mapping[str, float]]) -> str:
 def _held_out_losses(objective: Objective[Batch], config: LoopConfig, state: TrainingState) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     each: list[float] = []
+    device = device_of(state.weights.module)
     for batch in objective.validation_batches():
-        with autocast(config.precision):
-            loss = objective.loss(batch, state.step)
+        with autocast(config.precision, device):
+            loss = objective.loss(brought_to(device, batch), state.step)
         for name, value in {"loss": loss.total, **loss.parts}.items():
             values.setdefault(name, []).append(float(value))
         each += [] if loss.each is None else loss.each.tolist()
@@ -319,10 +315,10 @@ def _sample(objective: Objective[Batch], config: LoopConfig, state: TrainingStat
     images = None
     with _weights_of(_name_of_shown(state), state) as looks:
         if looks:
-            with autocast(config.precision):
+            with autocast(config.precision, device_of(state.weights.module)):
                 images = objective.samples()
     if images is not None:
-        yield SampleRecord(state.step, images.float())
+        yield SampleRecord(state.step, images.float().cpu())
 
 
 def _save(state: TrainingState, directory: Path, identity: Mapping[str, Any]) -> Iterator[SavedRecord]:

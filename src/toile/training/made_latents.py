@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from toile.data.captions import CaptionWriter
+from toile.device import dtype_name
 from toile.diffusion.denoiser import Denoiser
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
@@ -85,9 +86,10 @@ def load_made_latents(
     Raises:
         ToileError: a teacher is not there, tells other labels apart, or looks at latents itself.
     """
-    teachers = [_load_teacher(folder, labels) for folder in config.teachers]
+    teachers = [_load_teacher(folder, labels).to(model.device) for folder in config.teachers]
     identity = _identity(model, pictures, config)
-    found = cached("made latents", identity, lambda: _make(model, teachers, pictures, config))
+    where = f"{identity}-{model.device.type}-{dtype_name(model.dtype)}"
+    found = cached("made latents", where, lambda: _make(model, teachers, pictures, config))
     pictures.tell(found.note)
     opinions = dict(found.tensors)
     return MadeLatents(opinions.pop("latents"), opinions, identity)
@@ -136,10 +138,10 @@ def _make(
         noise = example_noise(config.seed, "made", numbers, shape)
         guidance = 1.0 if first // _MADE_TOGETHER % 2 else config.guidance
         states = model.encode_prompts([*captions, ""]).states
-        made = sample_guided(denoiser, model.schedule, states, noise, config.steps, guidance, "unipc")
+        made = sample_guided(denoiser, model.schedule, states, noise.to(model.device), config.steps, guidance, "unipc")
         images = model.decode_latents(made).clamp(-1, 1).contiguous(memory_format=torch.channels_last)
         seen = [teacher(images) for teacher in teachers]
         for attribute, rows in opinions.items():
-            rows.append(torch.stack([answer[attribute].softmax(1) for answer in seen]).mean(0).to(torch.float16))
-        latents.append(made.to(torch.float16))
+            rows.append(torch.stack([answer[attribute].softmax(1) for answer in seen]).mean(0).to("cpu", torch.float16))
+        latents.append(made.to("cpu", torch.float16))
     return {"latents": torch.cat(latents), **{attribute: torch.cat(rows) for attribute, rows in opinions.items()}}

@@ -30,7 +30,8 @@ class Objective(Protocol[Batch]):
     """A task for the loop.
 
     Every random number a loss needs (noise, timesteps, captions, crops) is part of the batch, so a loss is a function
-    of the weights and the batch alone, and validation on fixed noise is validation on fixed batches.
+    of the weights and the batch alone, and validation on fixed noise is validation on fixed batches. Batches are made
+    on the CPU, so that draws are the same wherever a run computes; a loss gets them on the device of the module.
     """
 
     @property

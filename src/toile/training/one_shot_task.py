@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from toile.errors import ToileError
@@ -18,6 +19,7 @@ from toile.training.cvae_objective import CVAEObjective
 from toile.training.gan_objective import GANObjective, Players
 from toile.training.objective import Batch, Objective
 from toile.training.pictures import PictureSet
+from toile.training.placing import CPU
 from toile.training.recipes import CVAERecipe, GANRecipe, TextAutoencoderRecipe
 from toile.training.text_autoencoder_objective import TextAutoencoderObjective
 from toile.weights.files import file_sha256
@@ -59,7 +61,7 @@ class OneShotTask:
                 f"{[pictures.height, pictures.width]}"
             )
         self.pictures = pictures
-        self.text_encoder, self.tokenizer = load_words(words)
+        self.text_encoder, self.tokenizer = load_words(words)  # on the CPU: each caption is read once
         folder = find_model(words)
         self.identity: Mapping[str, str] = {
             "text_encoder_weights": file_sha256(find_weights(folder / "text_encoder")),
@@ -78,9 +80,9 @@ class OneShotTask:
         OneShotModel(self.objective.generator, self.text_encoder, self.tokenizer, width, height).save(folder)
 
 
-def build_cvae_task(recipe: CVAERecipe, pictures: PictureSet) -> OneShotTask:
+def build_cvae_task(recipe: CVAERecipe, pictures: PictureSet, device: torch.device = CPU) -> OneShotTask:
     """The conditional variational autoencoder of a recipe."""
-    cvae = ConditionalVAE(recipe.model)
+    cvae = ConditionalVAE(recipe.model).to(device)
     cvae.narrow_posterior()
 
     def build(words: CaptionWords) -> CVAEObjective:
@@ -89,9 +91,11 @@ def build_cvae_task(recipe: CVAERecipe, pictures: PictureSet) -> OneShotTask:
     return OneShotTask(recipe.words, pictures, recipe.seed, recipe.model.sample_size, recipe.model.words_dim, build)
 
 
-def build_text_autoencoder_task(recipe: TextAutoencoderRecipe, pictures: PictureSet) -> OneShotTask:
+def build_text_autoencoder_task(
+    recipe: TextAutoencoderRecipe, pictures: PictureSet, device: torch.device = CPU
+) -> OneShotTask:
     """The autoencoder with a map from words of a recipe."""
-    autoencoder = TextAutoencoder(recipe.model)
+    autoencoder = TextAutoencoder(recipe.model).to(device)
 
     def build(words: CaptionWords) -> TextAutoencoderObjective:
         return TextAutoencoderObjective(autoencoder, words, pictures, recipe.objective, recipe.seed)
@@ -99,9 +103,9 @@ def build_text_autoencoder_task(recipe: TextAutoencoderRecipe, pictures: Picture
     return OneShotTask(recipe.words, pictures, recipe.seed, recipe.model.sample_size, recipe.model.words_dim, build)
 
 
-def build_gan_task(recipe: GANRecipe, pictures: PictureSet) -> OneShotTask:
+def build_gan_task(recipe: GANRecipe, pictures: PictureSet, device: torch.device = CPU) -> OneShotTask:
     """The generative adversarial network of a recipe."""
-    players = Players(recipe.model)
+    players = Players(recipe.model).to(device)
 
     def build(words: CaptionWords) -> GANObjective:
         return GANObjective(players, words, pictures, recipe.objective, recipe.seed)

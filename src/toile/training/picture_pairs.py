@@ -19,6 +19,7 @@ from toile.errors import ToileError
 from toile.models.autoencoders import Autoencoder
 from toile.training.latents import load_latents
 from toile.training.pictures import PictureSet
+from toile.training.placing import device_of
 from toile.weights.cache import Cached, cached, tensors_digest
 
 _TOGETHER = 64
@@ -116,11 +117,12 @@ def _rebuilt_pixels(vae: Autoencoder, pictures: PictureSet, positions: np.ndarra
         latents = load_latents(vae, pictures)
         assert isinstance(latents, Tensor)  # as the pictures are of one shape
         for some in np.split(positions, range(_TOGETHER, len(positions), _TOGETHER)):
-            parts.append(pixels_from_images(vae.decode_latents(latents[torch.from_numpy(some)].float())))
+            decoded = vae.decode_latents(latents[torch.from_numpy(some)].to(device_of(vae), torch.float32))
+            parts.append(pixels_from_images(decoded.cpu()))
         return {"pixels": torch.cat(parts)}
 
     weights = {name: weight.float() for name, weight in vae.state_dict().items()}
-    named = tensors_digest(f"{pictures.pixels_identity}:{identity}:{vae.config}", weights)
+    named = tensors_digest(f"{pictures.pixels_identity}:{identity}:{vae.config}:{device_of(vae).type}", weights)
     found = cached("rebuilt pictures", named, make)
     pictures.tell(found.note)
     return found.tensors["pixels"]

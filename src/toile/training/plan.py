@@ -9,10 +9,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from toile.device import available_bytes, give_back_freed_memory, peak_memory, reset_peak_memory
+import torch
+
+from toile.device import available_bytes, give_back_freed_memory, peak_memory, reset_peak_memory, wait_for
 from toile.errors import ToileError
-from toile.training.loop import ALONE, AUTO, LoopConfig, autocast
+from toile.training.loop import ALONE, AUTO, LoopConfig
 from toile.training.objective import Batch, Objective
+from toile.training.placing import autocast, brought_to, device_of
 from toile.training.records import PlanRecord
 from toile.training.sharding import WholeWeights
 
@@ -50,7 +53,8 @@ def plan_run(
     trained = list(weights.trained().values())
     own = sum(weight.numel() for weight in trained)
     moments = 2 * _FLOAT32_BYTES * own
-    free = available_bytes(trained[0].device)
+    device = device_of(objective.module)
+    free = available_bytes(device)
     trial = partial(_trial, objective, config, weights)
     if compiles:
         if weights.is_sharded:
@@ -77,20 +81,28 @@ def plan_run(
     num_states = _STATES_ON_DISK + weights.is_sharded  # which are laid aside on the way there
     disk = num_states * _FLOAT32_BYTES * numbers * (3 + len(config.ema_widths))
     _check_disk(disk, directory)
-    return PlanRecord(0, size, seconds, seconds * config.steps, peak, disk, numbers)
+    return PlanRecord(0, size, seconds, seconds * config.steps, peak, disk, numbers, str(device))
 
 
 def _trial(objective: Objective[Batch], config: LoopConfig, weights: WholeWeights, size: int) -> tuple[float, int]:
     """Seconds and most memory of one pass forwards and back with so many examples."""
+    device = device_of(weights.module)
     give_back_freed_memory()
-    reset_peak_memory()
+    reset_peak_memory(device)
     started = time.monotonic()
-    batch = objective.batch(range(size))
-    with autocast(config.precision, keeps_casts=not weights.is_sharded):
-        loss = weights.loss(partial(objective.loss, batch, 0))
-    weights.send_back(loss.total)
+    batch = brought_to(device, objective.batch(range(size)))
+    try:
+        with autocast(config.precision, device, keeps_casts=not weights.is_sharded):
+            loss = weights.loss(partial(objective.loss, batch, 0))
+        weights.send_back(loss.total)
+        wait_for(device)
+    except torch.OutOfMemoryError as error:
+        raise ToileError(
+            f"{size} examples at once do not fit into the memory of {device}: give loop.micro_batch_size a smaller "
+            "number, or train less or smaller pictures"
+        ) from error
     weights.forget_gradients()
-    return time.monotonic() - started, peak_memory() or 0
+    return time.monotonic() - started, peak_memory(device) or 0
 
 
 def _bytes_of_one_more(trial: Callable[[int], tuple[float, int]], sizes: tuple[int, int]) -> int:

@@ -104,7 +104,8 @@ def prior_latents(objective: DenoisingObjective, config: PriorConfig, base: str)
         base: the hash of the model.
     """
     shape, seed = objective.sample_shape, objective.seed
-    content = f"{base}:{shape}:{seed}:{sorted(asdict(config).items())}"
+    weight = objective.networks.unet.conv_in.weight
+    content = f"{base}:{shape}:{seed}:{sorted(asdict(config).items())}:{weight.device.type}:{weight.dtype}"
 
     def make() -> dict[str, Tensor]:
         made = []
@@ -112,7 +113,8 @@ def prior_latents(objective: DenoisingObjective, config: PriorConfig, base: str)
             numbers = range(first, min(first + _MADE_TOGETHER, config.num))
             noise = example_noise(seed, "prior pictures", numbers, shape)
             prompts = [config.prompt] * len(numbers)
-            made.append(sample_latents(objective, prompts, noise, config.steps, config.guidance).to(torch.float16))
+            latents = sample_latents(objective, prompts, noise, config.steps, config.guidance)
+            made.append(latents.to("cpu", torch.float16))
         return {"latents": torch.cat(made)}
 
     found = cached("latents of the class", hashlib.sha256(content.encode()).hexdigest(), make)

@@ -97,6 +97,7 @@ class PlanRecord:
         peak_bytes: of memory, with the optimizer's moments.
         disk_bytes: of the states.
         num_weights: numbers that learn.
+        device: where.
     """
 
     step: int
@@ -106,6 +107,7 @@ class PlanRecord:
     peak_bytes: int
     disk_bytes: int
     num_weights: int
+    device: str = "cpu"
 
 
 Record = DataRecord | PlanRecord | StepRecord | ValidationRecord | SampleRecord | SavedRecord | EndRecord

@@ -33,6 +33,7 @@ from toile.training.loop import AUTO, LoopConfig, check_start, train
 from toile.training.objective import Objective
 from toile.training.one_shot_task import build_cvae_task, build_gan_task, build_text_autoencoder_task
 from toile.training.pictures import PictureSet, data_record
+from toile.training.placing import CPU
 from toile.training.plan import plan_run
 from toile.training.processes import join_processes
 from toile.training.recipes import (
@@ -93,15 +94,18 @@ def run_recipe(
     accept_changes: bool = False,
     minutes: float | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    device: torch.device = CPU,
 ) -> Generator[Record, None, None]:
     """Trains what the recipe says; log, curves, samples and state go to `directory`, the weights to its `model/`.
 
     The exported weights are the average (or the live weights) with the lowest held-out loss. A run that is stopped by
-    time exports too, so that what there is can be used. Processes that torchrun started train together.
+    time exports too, so that what there is can be used. Processes that torchrun started train together, on CPUs.
 
-    Args, errors: see `toile.training.loop.train`.
+    Args, errors: see `toile.training.loop.train`; and the device to train on, which is no part of a run's identity.
     """
     processes = join_processes()
+    if processes.count > 1 and device != CPU:
+        raise ToileError(f"device {device}: several processes train on CPUs; give --device cpu, or start one process")
     check_start(directory, resume)
     facts = recipe_facts(recipe)
     recipe.data.check_use(recipe.task, sharded=recipe.loop.sharded, compiles=compiles(recipe))
@@ -112,7 +116,7 @@ def run_recipe(
             f"for training and {len(pictures.validation)} held out; give more pictures, or another split_seed"
         )
     with processes.first_before_others():  # which find what it has cached
-        task = build_task(recipe, pictures)
+        task = build_task(recipe, pictures, device)
     identity = {**facts, "pictures": pictures.identity, **task.identity}
     networks = ancestry_of(weights_read(recipe))
     done = 0
@@ -201,38 +205,38 @@ def weights_read(recipe: Recipe) -> dict[str, Path]:
     return {"words": find_model(recipe.words) / "text_encoder"}
 
 
-def build_task(recipe: Recipe, pictures: PictureSet) -> Task:
-    """Networks, initialised from the recipe's seed, and the objective over them."""
+def build_task(recipe: Recipe, pictures: PictureSet, device: torch.device = CPU) -> Task:
+    """Networks on a device, initialised from the recipe's seed (alike on all), and the objective over them."""
     torch.manual_seed(recipe.seed)
     if isinstance(recipe, VAERecipe):
-        return VAETask(recipe, pictures)
+        return VAETask(recipe, pictures, device)
     if isinstance(recipe, CLIPRecipe):
-        return CLIPTask(recipe, pictures)
+        return CLIPTask(recipe, pictures, device)
     if isinstance(recipe, DenoisingRecipe):
-        return DenoisingTask(recipe, pictures)
+        return DenoisingTask(recipe, pictures, device)
     if isinstance(recipe, LoRARecipe):
-        return LoRATask(recipe, pictures)
+        return LoRATask(recipe, pictures, device)
     if isinstance(recipe, FineTuneRecipe):
-        return FineTuneTask(recipe, pictures)
+        return FineTuneTask(recipe, pictures, device)
     if isinstance(recipe, GuidanceDistillationRecipe | ConsistencyRecipe):
-        return DistillationTask(recipe, pictures)
+        return DistillationTask(recipe, pictures, device)
     if isinstance(recipe, TextualInversionRecipe):
-        return TextualInversionTask(recipe, pictures)
+        return TextualInversionTask(recipe, pictures, device)
     if isinstance(recipe, CVAERecipe):
-        return build_cvae_task(recipe, pictures)
+        return build_cvae_task(recipe, pictures, device)
     if isinstance(recipe, TextAutoencoderRecipe):
-        return build_text_autoencoder_task(recipe, pictures)
+        return build_text_autoencoder_task(recipe, pictures, device)
     if isinstance(recipe, GANRecipe):
-        return build_gan_task(recipe, pictures)
+        return build_gan_task(recipe, pictures, device)
     if isinstance(recipe, UpscalingRecipe):
-        return UpscalingTask(recipe, pictures)
-    return ClassifierTask(recipe, pictures)
+        return UpscalingTask(recipe, pictures, device)
+    return ClassifierTask(recipe, pictures, device)
 
 
 class VAETask:
     """Exports `vae/`, with the scaling factor that gives training latents unit variance."""
 
-    def __init__(self, recipe: VAERecipe, pictures: PictureSet) -> None:
+    def __init__(self, recipe: VAERecipe, pictures: PictureSet, device: torch.device = CPU) -> None:
         self.identity: Mapping[str, str] = {}
         vae = VAE(recipe.model)
         if recipe.start is not None:
@@ -240,7 +244,7 @@ class VAETask:
         else:
             narrow_posterior(vae)
         self.pictures = pictures
-        self.objective = VAEObjective(vae, pictures, recipe.objective, recipe.seed)
+        self.objective = VAEObjective(vae.to(device), pictures, recipe.objective, recipe.seed)
 
     def export(self, folder: Path) -> None:
         vae = self.objective.module
@@ -253,7 +257,7 @@ class VAETask:
 class CLIPTask:
     """Exports `clip/` (both towers) and `tokenizer/`."""
 
-    def __init__(self, recipe: CLIPRecipe, pictures: PictureSet) -> None:
+    def __init__(self, recipe: CLIPRecipe, pictures: PictureSet, device: torch.device = CPU) -> None:
         self.identity: Mapping[str, str] = {}
         text = recipe.model.text_config
         tokenizer = train_tokenizer(pictures, recipe.vocab_size, text.max_position_embeddings, recipe.seed)
@@ -264,7 +268,7 @@ class CLIPTask:
             eos_token_id=tokenizer.end_id,
             pad_token_id=tokenizer.pad_id,
         )
-        clip = CLIPModel(replace(recipe.model, text_config=text))
+        clip = CLIPModel(replace(recipe.model, text_config=text)).to(device)
         self.objective = CLIPObjective(clip, tokenizer, pictures, recipe.seed)
 
     def export(self, folder: Path) -> None:
@@ -276,7 +280,7 @@ class CLIPTask:
 class DenoisingTask:
     """Exports a whole model folder."""
 
-    def __init__(self, recipe: DenoisingRecipe, pictures: PictureSet) -> None:
+    def __init__(self, recipe: DenoisingRecipe, pictures: PictureSet, device: torch.device = CPU) -> None:
         self.recipe = recipe
         identity: dict[str, str] = {}
         if str(recipe.vae) == PIXELS:
@@ -285,7 +289,7 @@ class DenoisingTask:
             vae_folder = autoencoder_folder(recipe.vae)
             vae = load_component(vae_folder, VAE, VAEConfig)
             identity["vae_weights"] = file_sha256(find_weights(vae_folder))
-        vae.eval().requires_grad_(False)
+        vae.eval().requires_grad_(False).to(device)
         texts, words = words_folders(recipe.clip)
         text_encoder, tokenizer = load_text_encoder(texts), Tokenizer.load(words)
         identity["vocabulary"] = file_sha256(words / "vocab.json")
@@ -300,7 +304,7 @@ class DenoisingTask:
             load_weights(unet, load_component(start / "unet", UNet, UNetConfig).state_dict(), str(start / "unet"))
         check_buckets(vae, unet, pictures)
         self.objective = DenoisingObjective(
-            TextConditionedUNet(unet, text_encoder),
+            TextConditionedUNet(unet, text_encoder).to(device),
             vae,
             tokenizer,
             NoiseSchedule(recipe.schedule),

@@ -105,7 +105,7 @@ def describe(record: Record) -> str:
         each = f"{record.seconds_per_step:.2f} s each, {record.micro_batch_size} examples at once"
         space = f"{record.peak_bytes / 1e9:.1f} GB of memory, {record.disk_bytes / 1e9:.2f} GB of states"
         learns = f"{record.num_weights:,} weights learn"
-        return f"plan: {hours} h {minutes:02} min of steps ({each}), {space}; {learns}"
+        return f"plan: {hours} h {minutes:02} min of steps on {record.device} ({each}), {space}; {learns}"
     if isinstance(record, StepRecord):
         parts = " ".join(f"{name} {value:.4g}" for name, value in record.parts.items())
         skipped = " SKIPPED (not finite)" if record.skipped else ""

@@ -15,6 +15,7 @@ from toile.training.caption_words import CaptionWords
 from toile.training.draws import ShuffledOrder
 from toile.training.objective import Loss
 from toile.training.pictures import PictureSet
+from toile.training.placing import device_of
 from toile.training.separability import (
     MISSING,
     class_labels,
@@ -102,7 +103,7 @@ class TextAutoencoderObjective:
         psnr = 10.0 * torch.log10(4.0 / square.detach().mean())
         parts = {"psnr": psnr, "text": text.detach().mean()}
         if not self.module.training:
-            parts |= separability_parts(target, text_codes.detach().float(), batch.labels)
+            parts |= separability_parts(target.cpu(), text_codes.detach().float().cpu(), batch.labels.cpu())
         return Loss(each.mean(), parts, each.detach())
 
     def validation_batches(self) -> Iterator[TextAutoencoderBatch]:
@@ -113,7 +114,8 @@ class TextAutoencoderObjective:
     def samples(self) -> Tensor:
         """Pictures (up to 16, 3, H, W) of the codes of held-out captions."""
         positions: np.ndarray = self.pictures.validation[:_SAMPLES]
-        return self.module.decode(torch.empty(len(positions), 0), self.words.full(positions)).float()
+        words = self.words.full(positions).to(device_of(self.module))
+        return self.module.decode(words.new_empty(len(positions), 0), words).float()
 
     def _batch_of(self, positions: np.ndarray, words: Tensor) -> TextAutoencoderBatch:
         return TextAutoencoderBatch(self.pictures.images(positions), words, self._labels[torch.from_numpy(positions)])

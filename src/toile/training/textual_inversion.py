@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from toile.data.captions import CaptionWriter
-from toile.device import choose_dtype, dtype_name
+from toile.device import dtype_name
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
 from toile.lora import base_version
@@ -24,6 +24,7 @@ from toile.nn.layers import pack_for_gradients
 from toile.training.denoising_objective import with_trigger
 from toile.training.fine_tuning import objective_of
 from toile.training.pictures import PictureSet
+from toile.training.placing import CPU, frozen_dtype
 from toile.training.recipes import TextualInversionRecipe, WordConfig
 from toile.weights.embedding_file import write_embedding
 
@@ -39,10 +40,10 @@ class LearningWord(nn.Module):
 class TextualInversionTask:
     """Exports the word as `<name>.safetensors`, which other programs read too."""
 
-    def __init__(self, recipe: TextualInversionRecipe, pictures: PictureSet) -> None:
+    def __init__(self, recipe: TextualInversionRecipe, pictures: PictureSet, device: torch.device = CPU) -> None:
         self.recipe = recipe
-        dtype = choose_dtype("auto", torch.device("cpu")) if recipe.loop.precision == "bf16" else torch.float32
-        model = LatentDiffusion.load(recipe.base, "cpu", dtype_name(dtype))
+        dtype = frozen_dtype(recipe.loop.precision, device)
+        model = LatentDiffusion.load(recipe.base, str(device), dtype_name(dtype))
         assert model.facts is not None
         self.identity: Mapping[str, str] = {"base": model.facts.hash}
         self.base_version = base_version(model)

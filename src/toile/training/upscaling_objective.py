@@ -19,6 +19,7 @@ from toile.models.patch_discriminator import PatchDiscriminatorConfig
 from toile.models.unet import UNet
 from toile.training.known_text_states import KnownTextStates
 from toile.training.objective import Loss
+from toile.training.placing import brought_to, device_of
 from toile.training.spectral_distance import spectral_distance
 from toile.training.upscaling_examples import UpscalingBatch, UpscalingExamples, WholePictures
 from toile.upscaler import Upscaler
@@ -139,7 +140,7 @@ class UpscalingObjective:
     def predict(self, x_in: Tensor, batch: UpscalingBatch) -> Tensor:
         """What the network makes of noisy differences (B, C, h, w) of a batch: the same shape, float32."""
         network = UpscalingNetwork(self.unet, squares_of(batch.smooth, self.upscaler.side), batch.levels)
-        return network(x_in, batch.timesteps, self.states(batch.token_ids)).float()
+        return network(x_in, batch.timesteps, self.states(batch.token_ids).to(x_in.device)).float()
 
     def residual(self, true: Tensor, smooth: Tensor) -> Tensor:
         """What is diffused of images (B, 3, s, s): (B, C, h, w) of about unit variance."""
@@ -176,7 +177,7 @@ class UpscalingObjective:
 
     def samples(self) -> Tensor:
         """Held-out pictures, four images of each: as they come in, smoothly enlarged, as made, and true."""
-        [batch] = self.examples.held_out_pictures(_SAMPLES, _SAMPLES)
+        [batch] = brought_to(device_of(self.module), list(self.examples.held_out_pictures(_SAMPLES, _SAMPLES)))
         config = self.upscaler.config
         small = batch.small[..., config.left : config.right]
         coarse = nn.functional.interpolate(small, (config.height, config.width), mode="nearest")

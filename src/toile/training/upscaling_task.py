@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from toile.data.true_pictures import TruePictures
@@ -17,6 +18,7 @@ from toile.training.adversarial_upscaling import AdversarialUpscalingObjective
 from toile.training.known_text_states import KnownTextStates
 from toile.training.picture_pairs import PicturePairs
 from toile.training.pictures import PictureSet
+from toile.training.placing import CPU
 from toile.training.recipes import UpscalingRecipe
 from toile.training.upscaling_examples import UpscalingExamples
 from toile.training.upscaling_objective import UpscalingObjective
@@ -46,7 +48,7 @@ class UpscalingTask:
         ToileError: sizes of pictures, words or crops do not fit together.
     """
 
-    def __init__(self, recipe: UpscalingRecipe, pictures: PictureSet) -> None:
+    def __init__(self, recipe: UpscalingRecipe, pictures: PictureSet, device: torch.device = CPU) -> None:
         config = recipe.upscaler
         if (pictures.width, pictures.height) != (config.small_width, config.small_height):
             raise ToileError(
@@ -54,8 +56,9 @@ class UpscalingTask:
                 f"{config.small_width}x{config.small_height}: make them equal"
             )
         base = find_model(recipe.base)
-        vae = load_autoencoder(base / "vae").eval().requires_grad_(False)
+        vae = load_autoencoder(base / "vae").eval().requires_grad_(False).to(device)
         text_encoder, tokenizer = load_words(recipe.base)
+        text_encoder.to(device)
         if recipe.model.cross_attention_dim != text_encoder.config.hidden_size:
             raise ToileError(
                 f"model.cross_attention_dim {recipe.model.cross_attention_dim} must be the width of the words of "
@@ -85,9 +88,10 @@ class UpscalingTask:
         examples = UpscalingExamples(
             pairs, tokenizer, config, upscaler.side, crop, num_levels, recipe.objective.uncond_share, recipe.seed
         )
-        upscaler = Upscaler(unet, upscaler.schedule, examples.config)
+        upscaler = Upscaler(unet.to(device), upscaler.schedule, examples.config)
         kind = UpscalingObjective if recipe.objective.adversary is None else AdversarialUpscalingObjective
         self.objective = kind(upscaler, KnownTextStates(text_encoder), examples, recipe.objective)
+        self.objective.module.to(device)  # an adversary is made with it
 
     def export(self, folder: Path) -> None:
         """Writes the present weights of the U-Net with what using them needs."""

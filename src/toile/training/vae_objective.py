@@ -12,6 +12,7 @@ from toile.models.vae import VAE
 from toile.training.draws import ShuffledOrder, example_noise
 from toile.training.objective import Loss
 from toile.training.pictures import PictureSet
+from toile.training.placing import device_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class VAEObjective:
 
     def samples(self) -> Tensor:
         """Held-out pictures over their reconstructions: (2 * 16, 3, H, W)."""
-        images = self.pictures.images(self.pictures.validation[:16])
+        images = self.pictures.images(self.pictures.validation[:16]).to(device_of(self.module))
         return torch.cat([images, self.module.reconstruct(self.module.posterior(images).mean).float()])
 
     def _latent_shape(self, images: Tensor) -> tuple[int, int, int]:

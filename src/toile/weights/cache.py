@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ def cached(kind: str, identity: str, make: Callable[[], Mapping[str, Tensor]]) -
     """
     path = cache_folder() / f"{kind.replace(' ', '-')}-{identity}.safetensors"
     note = ""
-    if path.exists():
+    if os.path.exists(path):  # which is false, and no error, in a folder that may not be looked into
         try:
             tensors = load_tensors(path)
             if read_metadata(path).get("digest") != tensors_digest(identity, tensors):
