@@ -15,7 +15,7 @@ from torch import Tensor
 
 from toile.errors import ToileError
 
-_CPU = torch.device("cpu")
+CPU = torch.device("cpu")
 _C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 # Of glibc's malloc.h: a free end of the heap from that size on is given back; blocks from this size on are mapped one
 # by one.
@@ -156,7 +156,7 @@ def available_bytes(device: torch.device) -> int | None:
     return min(known, default=None)
 
 
-def reset_peak_memory(device: torch.device = _CPU) -> None:
+def reset_peak_memory(device: torch.device = CPU) -> None:
     """Lets `peak_memory` begin anew, where there is a way to: on CUDA devices, and on CPUs under Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -164,7 +164,7 @@ def reset_peak_memory(device: torch.device = _CPU) -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def peak_memory(device: torch.device = _CPU) -> int | None:
+def peak_memory(device: torch.device = CPU) -> int | None:
     """Bytes that this process held at most on a device since `reset_peak_memory`, or since it began; None where it is
     not told.
     """

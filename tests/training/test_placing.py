@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from toile.cli.main import run
-from toile.device import choose_dtype
+from toile.device import CPU, choose_dtype
 from toile.errors import ToileError
-from toile.training.placing import CPU, brought_to, device_of, frozen_dtype
+from toile.training.placing import brought_to, device_of, frozen_dtype
 from toile.training.recipes import load_recipe
 from toile.training.run import run_recipe
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from toile.device import CPU
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
 from toile.model_folder import find_model, load_autoencoder
@@ -16,7 +17,6 @@ from toile.training.classifier_objective import ClassifierObjective, build_class
 from toile.training.latents import autoencoder_folder, load_latents
 from toile.training.made_latents import MadeLatents, load_made_latents
 from toile.training.pictures import PictureSet
-from toile.training.placing import CPU
 from toile.training.recipes import ClassifierRecipe
 from toile.weights.files import file_sha256
 from toile.weights.folder import find_weights, save_component

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from toile.device import dtype_name
+from toile.device import CPU, dtype_name
 from toile.errors import ToileError
 from toile.generation_settings import GenerationSettings
 from toile.latent_diffusion import LatentDiffusion
@@ -25,7 +25,7 @@ from toile.training.distillation_objective import (
 )
 from toile.training.latents import load_latents
 from toile.training.pictures import PictureSet
-from toile.training.placing import CPU, device_of, frozen_dtype
+from toile.training.placing import device_of, frozen_dtype
 from toile.training.recipes import ConsistencyRecipe, GuidanceDistillationRecipe
 
 _GUIDANCE_DIM = 256

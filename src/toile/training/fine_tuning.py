@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from toile.device import dtype_name
+from toile.device import CPU, dtype_name
 from toile.latent_diffusion import LatentDiffusion
 from toile.lora import base_version
 from toile.nn.layers import pack_for_gradients
@@ -18,7 +18,7 @@ from toile.training.draws import generator
 from toile.training.latents import check_buckets, latent_masks, load_latents
 from toile.training.lora_targets import target_layers
 from toile.training.pictures import PictureSet
-from toile.training.placing import CPU, frozen_dtype
+from toile.training.placing import frozen_dtype
 from toile.training.prior_preservation import PriorConfig, PriorPreservation, prior_latents
 from toile.training.recipes import FineTuneRecipe, LoRARecipe
 from toile.weights.lora_file import write_lora

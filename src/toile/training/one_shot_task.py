@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from toile.device import CPU
 from toile.errors import ToileError
 from toile.model_folder import find_model
 from toile.models.cvae import ConditionalVAE
@@ -19,7 +20,6 @@ from toile.training.cvae_objective import CVAEObjective
 from toile.training.gan_objective import GANObjective, Players
 from toile.training.objective import Batch, Objective
 from toile.training.pictures import PictureSet
-from toile.training.placing import CPU
 from toile.training.recipes import CVAERecipe, GANRecipe, TextAutoencoderRecipe
 from toile.training.text_autoencoder_objective import TextAutoencoderObjective
 from toile.weights.files import file_sha256

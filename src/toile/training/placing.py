@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from toile.device import choose_dtype
 
-CPU = torch.device("cpu")
 Value = TypeVar("Value")
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from toile import __version__
+from toile.device import CPU
 from toile.diffusion.schedule import NoiseSchedule
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
@@ -33,7 +34,6 @@ from toile.training.loop import AUTO, LoopConfig, check_start, train
 from toile.training.objective import Objective
 from toile.training.one_shot_task import build_cvae_task, build_gan_task, build_text_autoencoder_task
 from toile.training.pictures import PictureSet, data_record
-from toile.training.placing import CPU
 from toile.training.plan import plan_run
 from toile.training.processes import join_processes
 from toile.training.recipes import (

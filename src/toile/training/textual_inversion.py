@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from toile.data.captions import CaptionWriter
-from toile.device import dtype_name
+from toile.device import CPU, dtype_name
 from toile.errors import ToileError
 from toile.latent_diffusion import LatentDiffusion
 from toile.lora import base_version
@@ -24,7 +24,7 @@ from toile.nn.layers import pack_for_gradients
 from toile.training.denoising_objective import with_trigger
 from toile.training.fine_tuning import objective_of
 from toile.training.pictures import PictureSet
-from toile.training.placing import CPU, frozen_dtype
+from toile.training.placing import frozen_dtype
 from toile.training.recipes import TextualInversionRecipe, WordConfig
 from toile.weights.embedding_file import write_embedding
 

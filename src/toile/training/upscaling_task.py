@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from toile.data.true_pictures import TruePictures
+from toile.device import CPU
 from toile.diffusion.schedule import NoiseSchedule
 from toile.errors import ToileError
 from toile.model_folder import UPSCALER_FOLDER, find_model, load_autoencoder
@@ -18,7 +19,6 @@ from toile.training.adversarial_upscaling import AdversarialUpscalingObjective
 from toile.training.known_text_states import KnownTextStates
 from toile.training.picture_pairs import PicturePairs
 from toile.training.pictures import PictureSet
-from toile.training.placing import CPU
 from toile.training.recipes import UpscalingRecipe
 from toile.training.upscaling_examples import UpscalingExamples
 from toile.training.upscaling_objective import UpscalingObjective
@@ -88,10 +88,10 @@ class UpscalingTask:
         examples = UpscalingExamples(
             pairs, tokenizer, config, upscaler.side, crop, num_levels, recipe.objective.uncond_share, recipe.seed
         )
-        upscaler = Upscaler(unet.to(device), upscaler.schedule, examples.config)
+        upscaler = Upscaler(unet, upscaler.schedule, examples.config)
         kind = UpscalingObjective if recipe.objective.adversary is None else AdversarialUpscalingObjective
         self.objective = kind(upscaler, KnownTextStates(text_encoder), examples, recipe.objective)
-        self.objective.module.to(device)  # an adversary is made with it
+        self.objective.module.to(device)  # the U-Net, and an adversary if there is one
 
     def export(self, folder: Path) -> None:
         """Writes the present weights of the U-Net with what using them needs."""

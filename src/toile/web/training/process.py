@@ -99,11 +99,7 @@ def _train(wishes: Wishes, order: Order) -> None:
     data: DataRecord | None = None
     pace = Pace(order.recipe.loop.steps, order.minutes)
     records = run_recipe(
-        order.recipe,
-        order.folder,
-        resume=order.resume,
-        minutes=order.minutes,
-        should_stop=wishes.should_stop,
+        order.recipe, order.folder, resume=order.resume, minutes=order.minutes, should_stop=wishes.should_stop
     )
     with closing(records):
         for record in records:
